@@ -1,0 +1,1 @@
+"""The vocabulary: contracts, checks, owned randomness, arithmetic on positions."""

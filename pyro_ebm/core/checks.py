@@ -1,0 +1,126 @@
+"""Checks of what users bring, and the exceptions they raise.
+
+Every message says what came, what was wanted and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+
+class ShapeError(ValueError):
+    """A tensor of the wrong shape or type."""
+
+
+class NonFiniteError(ValueError):
+    """A number that had to be finite is not."""
+
+
+class StepSizeError(ValueError):
+    """No step size is given, or none can be found."""
+
+
+class ModelError(ValueError):
+    """A target that this library cannot turn into a potential."""
+
+
+def check_count(name: str, value: object, *, minimum: int = 1) -> int:
+    """Return ``value`` as an int if it is a whole number of at least ``minimum``.
+
+    >>> check_count("num_chains", 4)
+    4
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(
+            f"{name}={value!r}, but {name} must be a whole number of at least {minimum}."
+        )
+    return int(value)
+
+
+def check_positive(name: str, value: object) -> float:
+    """Return ``value`` as a float if it is finite and above zero.
+
+    >>> check_positive("step_size", 0.1)
+    0.1
+    """
+    number = float(value) if isinstance(value, Real) else math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name}={value!r}, but {name} must be a finite number above zero.")
+    return number
+
+
+def check_probability(name: str, value: object) -> float:
+    """Return ``value`` as a float if it lies strictly between 0 and 1."""
+    number = float(value) if isinstance(value, Real) else math.nan
+    if not 0 < number < 1:
+        raise ValueError(f"{name}={value!r}, but {name} must lie strictly between 0 and 1.")
+    return number
+
+
+def check_scale(scale: Tensor) -> Tensor:
+    """Return ``scale`` if it is a vector of finite positive standard deviations."""
+    if scale.ndim != 1:
+        raise ShapeError(
+            f"scale has shape {tuple(scale.shape)}, but one standard deviation for each "
+            "coordinate of the unconstrained position is wanted: a vector of shape (dim,)."
+        )
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise NonFiniteError("scale must be finite and above zero in every coordinate.")
+    return scale
+
+
+def check_floating(name: str, x: Tensor) -> Tensor:
+    """Return ``x`` if it is real floating point."""
+    if not x.is_floating_point():
+        raise ShapeError(
+            f"{name} has dtype {x.dtype}, but gradients need a real floating-point tensor: "
+            f"convert it with {name}.to(torch.get_default_dtype())."
+        )
+    return x
+
+
+def check_event(name: str, x: Tensor, event_shape: torch.Size) -> Tensor:
+    """Return ``x`` if it is floating point and its trailing axes are ``event_shape``."""
+    check_floating(name, x)
+    trailing = x.shape[x.ndim - len(event_shape) :] if x.ndim >= len(event_shape) else None
+    if trailing != event_shape:
+        raise ShapeError(
+            f"{name} has shape {tuple(x.shape)}, but its trailing axes must be the event shape "
+            f"{tuple(event_shape)}: (*batch, *event)."
+        )
+    return x
+
+
+def check_finite(name: str, x: Tensor) -> Tensor:
+    """Return ``x`` if all of it is finite."""
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise NonFiniteError(
+            f"{name} holds {bad} values that are NaN or infinite among {x.numel()}; "
+            "remove or impute them first, nothing is replaced silently."
+        )
+    return x
+
+
+def check_energies(values: Tensor, batch_shape: torch.Size, source: str) -> Tensor:
+    """Return ``values`` if there is exactly one real number for each point of the batch."""
+    if values.shape != batch_shape:
+        raise ShapeError(
+            f"{source} returned shape {tuple(values.shape)} for a batch of shape "
+            f"{tuple(batch_shape)}, but one number for each point is wanted: "
+            "(*batch, *event) -> (*batch,). " + _shape_advice(values.shape, batch_shape)
+        )
+    return check_floating(f"the output of {source}", values)
+
+
+def _shape_advice(came: torch.Size, wanted: torch.Size) -> str:
+    if came == (*wanted, 1):
+        return "Drop the trailing axis with .squeeze(-1)."
+    if len(came) < len(wanted):
+        return "Sum over the event axes only, not over the batch."
+    return "Sum over the event axes."

@@ -1,0 +1,243 @@
+"""The vocabulary: every contract of the library on one page.
+
+Shapes are written in four notations, the same everywhere:
+
+- ``(*chains, *event)``: positions of parallel chains;
+- ``(*batch, *event)``: data;
+- ``(chain, draw, *event)``: stored draws;
+- ``(*batch,)`` or ``(*chains,)``: one number for each datum or chain.
+
+Energies and potentials are minus log densities up to a constant: low means probable.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+
+@runtime_checkable
+class Energy(Protocol):
+    """A function ``E`` with density proportional to ``exp(-E(x))``.
+
+    Anything callable with an ``event_shape`` is an energy; there is nothing to inherit.
+    The output has one number for each datum: ``(*batch, *event) -> (*batch,)``.
+    """
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one point."""
+        ...
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Energies ``(*batch,)`` of the points ``x`` of shape ``(*batch, *event)``."""
+        ...
+
+
+class PotentialTerm(Protocol):
+    """A function ``U(q)`` of unconstrained vectors that can be added to a potential."""
+
+    @property
+    def dim(self) -> int:
+        """Length of one position vector."""
+        ...
+
+    def __call__(self, q: Tensor, /) -> Tensor:
+        """Values ``(*chains,)`` at positions ``(*chains, dim)``; differentiable."""
+        ...
+
+    def value_and_grad(self, q: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Detached values ``(*chains,)`` and gradients ``(*chains, dim)``."""
+        ...
+
+
+@runtime_checkable
+class Potential(PotentialTerm, Protocol):
+    """What chains sample: minus the log density of one unconstrained vector.
+
+    The named sites of the target are flattened to one vector ``q`` of length ``dim``, and
+    the log-Jacobian of the map to the constrained space is part of ``U``.
+    Chains are independent: row ``c`` of every output depends on row ``c`` of the input only.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the positions."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the positions."""
+        ...
+
+    def initial(self, num_chains: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Over-dispersed starting points ``(num_chains, dim)``; not checked for finiteness."""
+        ...
+
+    def constrain(self, q: Tensor) -> dict[str, Tensor]:
+        """Named values ``(*chains, *event)`` in the space the user wrote them in."""
+        ...
+
+    def unconstrain(self, sites: dict[str, Tensor]) -> Tensor:
+        """Inverse of :meth:`constrain`: positions ``(*chains, dim)``."""
+        ...
+
+    def flatten(self, sites: dict[str, Tensor]) -> Tensor:
+        """Positions ``(*chains, dim)`` of named *unconstrained* values ``(*chains, ...)``."""
+        ...
+
+    def unflatten(self, q: Tensor) -> dict[str, Tensor]:
+        """Inverse of :meth:`flatten`."""
+        ...
+
+    def transforms(self) -> dict[str, Transform]:
+        """Maps from unconstrained to constrained values, where they are fixed."""
+        ...
+
+    def explain_nonfinite(self, q: Tensor) -> str:
+        """Say in the user's names which term is not finite at the position ``(dim,)``."""
+        ...
+
+
+class State(Protocol):
+    """What a kernel needs for its next step; a NamedTuple of tensors, chains first.
+
+    A State belongs to one potential with fixed parameters (after an optimiser step,
+    ``kernel.init`` again).
+    """
+
+    @property
+    def position(self) -> Tensor:
+        """Positions ``(C, dim)``."""
+        ...
+
+    @property
+    def potential_energy(self) -> Tensor:
+        """Values ``(C,)`` of the potential at ``position``."""
+        ...
+
+    @property
+    def grad(self) -> Tensor:
+        """Gradients ``(C, dim)`` of the potential at ``position``."""
+        ...
+
+
+class Info(Protocol):
+    """What a step reports; a NamedTuple of tensors ``(C,)``.
+
+    ``finished`` marks the chains that completed a draw in this step; every other field is a
+    per-draw statistic under ArviZ's name and is stored with the draw.
+    """
+
+    @property
+    def finished(self) -> Tensor:
+        """Chains that completed a draw, boolean."""
+        ...
+
+    @property
+    def lp(self) -> Tensor:
+        """Log density of the new position, up to a constant, in unconstrained space."""
+        ...
+
+    @property
+    def acceptance_rate(self) -> Tensor:
+        """Probability of the Metropolis test in [0, 1]; the statistic that warm-up tunes.
+
+        Kernels that make no test report the one that a test would have had.
+        """
+        ...
+
+    @property
+    def step_size(self) -> Tensor:
+        """Step size of the move."""
+        ...
+
+    @property
+    def diverging(self) -> Tensor:
+        """Moves to a non-finite energy or gradient, or whose energy error exceeds 1000."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+StateT = TypeVar("StateT", bound=State)
+NoiseT = TypeVar("NoiseT")
+
+
+class Kernel(Protocol[StateT, NoiseT]):
+    """A recipe for moving chains: hyper-parameters only, frozen.
+
+    ``step_size`` and ``scale`` are kept when given and tuned in warm-up when ``None``.
+    ``scale`` holds one standard deviation for each coordinate; kernels precondition with its
+    square. Without a ``target`` a kernel is a recipe, which is how objectives and
+    distributions take it.
+    """
+
+    @property
+    def target(self) -> object | None:
+        """A potential, an energy, or a Pyro model; None in a recipe."""
+        ...
+
+    @property
+    def step_size(self) -> float | None:
+        """Step size; None to have warm-up tune it."""
+        ...
+
+    @property
+    def scale(self) -> Tensor | None:
+        """Standard deviations ``(dim,)``; None to have warm-up estimate them."""
+        ...
+
+    @property
+    def target_accept_prob(self) -> float:
+        """Acceptance probability that warm-up tunes the step size to."""
+        ...
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether steps make a Metropolis test, so that ``exp(-U)`` is left invariant.
+
+        Warm-up makes the test for kernels that do not: chains cannot fly off while the step
+        size is still being looked for.
+        """
+        ...
+
+    def init(
+        self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
+    ) -> StateT:
+        """State at the given positions ``(C, dim)``; auxiliary momenta are drawn exactly."""
+        ...
+
+    def noise(self, state: StateT, generator: torch.Generator | None) -> NoiseT:
+        """Draw everything random that one step needs."""
+        ...
+
+    def step(self, potential: Potential, state: StateT, noise: NoiseT) -> tuple[StateT, Info]:
+        """Advance every chain; a pure function of tensors."""
+        ...
+
+
+class Objective(Protocol):
+    """A loss that fits an energy to data.
+
+    ``backward()`` of the result is the gradient estimator that its page documents. The
+    value is a mean over the batch and in general *not* a likelihood.
+    """
+
+    def __call__(
+        self, energy: Energy, x: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Scalar loss of ``energy`` on the batch ``x`` of shape ``(*batch, *event)``."""
+        ...
+
+
+class Chains(NamedTuple):
+    """Draws of parallel chains, as the driver stores them."""
+
+    positions: Tensor
+    """Unconstrained positions ``(chain, draw, dim)``."""
+    stats: dict[str, Tensor]
+    """Per-draw statistics ``(chain, draw)`` under ArviZ's names."""
