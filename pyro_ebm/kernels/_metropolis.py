@@ -1,0 +1,132 @@
+"""Accept or reject, chain by chain: the part that all Langevin kernels share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.core.checks import StepSizeError, check_positive, check_probability, check_scale
+from pyro_ebm.core.positions import choose, dot64
+from pyro_ebm.core.types import Potential
+
+DIVERGENCE_THRESHOLD = 1000.0
+"""Energy error above which a move counts as divergent, as in Stan and Pyro."""
+
+
+class LangevinState(NamedTuple):
+    """State of a kernel without momentum."""
+
+    position: Tensor
+    """Positions ``(C, dim)``."""
+    potential_energy: Tensor
+    """Potential ``(C,)`` at the positions."""
+    grad: Tensor
+    """Gradients ``(C, dim)`` at the positions."""
+
+
+class LangevinInfo(NamedTuple):
+    """Report of one step; all fields are ``(C,)`` and but for the first ArviZ's statistics."""
+
+    finished: Tensor
+    lp: Tensor
+    acceptance_rate: Tensor
+    step_size: Tensor
+    diverging: Tensor
+
+
+class HasHyperparameters(Protocol):
+    """The hyper-parameters that every kernel has."""
+
+    @property
+    def step_size(self) -> float | None: ...
+    @property
+    def scale(self) -> Tensor | None: ...
+    @property
+    def target_accept_prob(self) -> float: ...
+
+
+def check_hyperparameters(kernel: HasHyperparameters) -> None:
+    """Refuse a step size, scale or target acceptance that no chain could run with."""
+    if kernel.step_size is not None:
+        check_positive("step_size", kernel.step_size)
+    if kernel.scale is not None:
+        check_scale(kernel.scale)
+    check_probability("target_accept_prob", kernel.target_accept_prob)
+
+
+def metric(kernel: HasHyperparameters) -> tuple[float, Tensor | float]:
+    """Step size and coordinate scale to move with."""
+    if kernel.step_size is None:
+        name = type(kernel).__name__
+        raise StepSizeError(
+            f"{name} has no step size, but it is asked to move chains outside a warm-up: "
+            f"give it one, as in {name}(step_size=0.1), or run it in MCMC with warmup_steps > 0."
+        )
+    return kernel.step_size, 1.0 if kernel.scale is None else kernel.scale
+
+
+def langevin_init(potential: Potential, position: Tensor) -> LangevinState:
+    """State at ``position``: one gradient."""
+    return LangevinState(position, *potential.value_and_grad(position))
+
+
+def langevin_proposal(
+    potential: Potential,
+    state: LangevinState,
+    normal: Tensor,
+    step_size: float,
+    scale: Tensor | float,
+) -> LangevinState:
+    r"""Euler-Maruyama step :math:`x' = x - \frac{\epsilon^2}{2} s^2 \nabla U + \epsilon s \xi`."""
+    velocity = normal - (0.5 * step_size) * scale * state.grad
+    position = state.position + step_size * scale * velocity
+    return LangevinState(position, *potential.value_and_grad(position))
+
+
+def langevin_log_ratio(
+    old: LangevinState, new: LangevinState, step_size: float, scale: Tensor | float
+) -> Tensor:
+    r"""Log Metropolis ratio of the proposal, ``(C,)`` in float64.
+
+    With :math:`d = x' - x`, :math:`g = \nabla U(x)`, :math:`g' = \nabla U(x')` and
+    :math:`C = \mathrm{diag}(s^2)`,
+
+    .. math:: U - U' + \tfrac12 d^\top (g + g') + \tfrac{\epsilon^2}{8}(g^\top C g - g'^\top C g'),
+
+    which equals :math:`U - U' + \log q(x|x') - \log q(x'|x)` without the inverse of ``C``.
+    The large terms cancel, so they are summed in float64.
+    """
+    total, difference = new.grad + old.grad, old.grad - new.grad
+    work = 0.5 * dot64(new.position - old.position, total)
+    kinetic = (step_size**2 / 8.0) * dot64(difference * scale, total * scale)
+    return old.potential_energy.double() - new.potential_energy.double() + work + kinetic
+
+
+def finite_chains(potential_energy: Tensor, grad: Tensor) -> Tensor:
+    """Chains whose energy and gradient are finite, ``(C,)``."""
+    return torch.isfinite(potential_energy) & torch.isfinite(grad).all(dim=-1)
+
+
+def acceptance_probability(log_ratio: Tensor, finite: Tensor) -> Tensor:
+    """``min(1, exp(log_ratio))``, and zero where the new point is not finite."""
+    return choose(finite, log_ratio, torch.full_like(log_ratio, -torch.inf)).clamp(max=0.0).exp()
+
+
+def is_divergent(log_ratio: Tensor, finite: Tensor) -> Tensor:
+    """Moves to a non-finite point, or with an energy error above the threshold."""
+    return ~finite | (log_ratio < -DIVERGENCE_THRESHOLD)
+
+
+def langevin_info(
+    state: LangevinState, step_size: float, acceptance: Tensor, diverging: Tensor
+) -> LangevinInfo:
+    """Report of a step that completes a draw in every chain."""
+    return LangevinInfo(
+        finished=torch.ones_like(diverging),
+        lp=-state.potential_energy,
+        acceptance_rate=acceptance,
+        step_size=torch.full_like(acceptance, step_size),
+        diverging=diverging,
+    )
