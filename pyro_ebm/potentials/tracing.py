@@ -1,0 +1,129 @@
+"""Flat graphs of tensor operations: a function traced once, so that no Python runs per call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.func import grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+
+_CHOLESKY: set[Any] = {torch.linalg.cholesky, torch.cholesky, Tensor.cholesky}
+
+
+class ChainwiseCholesky(TorchFunctionMode):
+    """Make a matrix that is not positive definite non-finite, instead of raising for all chains.
+
+    A failed factor is filled with NaN, so that its chain's energy is NaN: a rejected, flagged
+    move of that chain alone.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _CHOLESKY:
+            return func(*args, **kwargs)
+        factor, info = torch.linalg.cholesky_ex(args[0])
+        failed = (info != 0).reshape((*info.shape, 1, 1))
+        factor = torch.where(failed, torch.full_like(factor, torch.nan), factor)
+        upper = args[1] if len(args) > 1 else kwargs.get("upper")
+        return factor.mH if upper else factor
+
+
+class RandomnessDetector(TorchDispatchMode):
+    """Collect the names of the random operations that run inside.
+
+    >>> with RandomnessDetector() as detector:
+    ...     _ = torch.rand(2) + torch.ones(2)
+    >>> detector.operations
+    ['aten.rand']
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.operations.append(f"{func.namespace}.{func.overloadpacket.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let an infeasible point give a non-finite density instead of raising."""
+    with pyro.validation_enabled(is_validate=False), ChainwiseCholesky():
+        yield
+
+
+def batched(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
+    """Value and gradient of a scalar function of a vector, ``(C, dim) -> (C,), (C, dim)``."""
+    both = vmap(grad_and_value(scalar))
+
+    def value_and_grad(q: Tensor) -> tuple[Tensor, Tensor]:
+        grad, value = both(q)
+        return value, grad
+
+    return value_and_grad
+
+
+def looped(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
+    """The same, one chain after another, for functions that cannot be batched."""
+
+    def one(q: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad(), unvalidated():
+            q = q.detach().requires_grad_()
+            value = scalar(q)
+            (grad,) = torch.autograd.grad(value, q, materialize_grads=True)
+        return value.detach(), grad
+
+    def value_and_grad(q: Tensor) -> tuple[Tensor, Tensor]:
+        values, grads = zip(*(one(row) for row in q), strict=True)
+        return torch.stack(values), torch.stack(grads)
+
+    return value_and_grad
+
+
+def trace(function: ValueAndGrad, example: Tensor, *, compiles: bool = False) -> ValueAndGrad:
+    """Record ``function`` as a flat graph for inputs of exactly the example's shape and type."""
+    graph_module = make_fx(function)(example)
+    _drop_aliases(graph_module.graph)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+    call = torch.compile(graph_module) if compiles else graph_module
+
+    def run(q: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            value, grad = call(q)
+        return value, grad
+
+    return run
+
+
+def _drop_aliases(graph: fx.Graph) -> None:
+    """Aliases matter to autograd only, and the graph runs without it."""
+    for node in graph.nodes:
+        if node.target in _ALIASES:
+            node.replace_all_uses_with(node.args[0])
