@@ -1,0 +1,93 @@
+"""Statistics that warm-up pools over chains: step size and coordinate scale."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class DualAveraging:
+    r"""Step size whose pooled acceptance tends to a target (Nesterov's dual averaging).
+
+    .. math::
+        \bar H_t = (1 - \tfrac{1}{t + t_0}) \bar H_{t-1} + \tfrac{a^* - a_t}{t + t_0}, \quad
+        \log \epsilon_t = \mu - \tfrac{\sqrt t}{\gamma} \bar H_t, \quad
+        \overline{\log \epsilon}_t = t^{-\kappa} \log \epsilon_t
+                                     + (1 - t^{-\kappa}) \overline{\log \epsilon}_{t-1}
+
+    with :math:`\mu = \log 10 \epsilon_0`, :math:`\gamma = 0.05`, :math:`t_0 = 10`,
+    :math:`\kappa = 0.75`.
+
+    Args:
+        step_size: :math:`\epsilon_0`.
+        target: :math:`a^*`.
+
+    References:
+        Hoffman and Gelman (2014), The No-U-Turn sampler, section 3.2.
+
+    >>> tuner = DualAveraging(step_size=1.0, target=0.8)
+    >>> tuner.update(0.2) < tuner.update(0.1) * 100
+    True
+    """
+
+    def __init__(self, step_size: float, target: float) -> None:
+        self.target = target
+        self._mu = math.log(10.0 * step_size)
+        self._error = 0.0
+        self._log_average = math.log(step_size)
+        self._count = 0
+
+    def update(self, acceptance: float) -> float:
+        """Take in one pooled acceptance and return the next step size."""
+        self._count += 1
+        weight = 1.0 / (self._count + 10.0)
+        self._error += weight * (self.target - acceptance - self._error)
+        log_step = self._mu - math.sqrt(self._count) / 0.05 * self._error
+        decay = self._count**-0.75
+        self._log_average += decay * (log_step - self._log_average)
+        return math.exp(log_step)
+
+    @property
+    def average(self) -> float:
+        """The averaged step size, to keep after warm-up."""
+        return math.exp(self._log_average)
+
+
+class PooledVariance:
+    r"""Variance of each coordinate over chains and steps, shrunk as in Stan.
+
+    .. math:: \hat s^2 = \frac{n}{n + 5} \mathrm{Var} + 10^{-3} \frac{5}{n + 5}
+
+    Updated batch by batch with Chan's formula, in float64.
+
+    >>> pooled = PooledVariance(dim=1)
+    >>> for _ in range(1000):
+    ...     pooled.update(torch.tensor([[-1.0], [1.0]]))
+    >>> pooled.scale(torch.float32)
+    tensor([0.9990])
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self._mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self._squares = torch.zeros_like(self._mean)
+
+    def update(self, positions: Tensor) -> None:
+        """Take in the positions ``(C, dim)`` of all chains."""
+        batch = positions.double()
+        n, total = len(batch), self.count + len(batch)
+        mean = batch.mean(dim=0)
+        shift = mean - self._mean
+        self._squares += (batch - mean).square().sum(dim=0)
+        self._squares += shift.square() * (self.count * n / total)
+        self._mean += shift * (n / total)
+        self.count = total
+
+    def scale(self, dtype: torch.dtype) -> Tensor:
+        """Standard deviations ``(dim,)``."""
+        n = self.count
+        variance = self._squares / max(n - 1, 1)
+        shrunk = (n * variance + 5e-3) / (n + 5.0)
+        return shrunk.sqrt().to(dtype)

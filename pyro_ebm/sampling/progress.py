@@ -1,0 +1,88 @@
+"""The progress bar of a run: acceptance, divergences and a running split R-hat."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+import torch
+from pyro.ops.stats import split_gelman_rubin
+from tqdm.auto import tqdm
+
+from pyro_ebm.core.types import Chains, Info
+from pyro_ebm.sampling.storage import DrawStorage
+
+_SHARE = 0.005
+"""Share of the run's time that the bar may take."""
+_DRAWS, _CHAINS, _COORDINATES = 100, 64, 32
+"""Size of the sample that the running R-hat looks at."""
+
+
+class Progress:
+    """A tqdm bar that refreshes as often as its own cost allows.
+
+    Args:
+        total: Number of steps of the run.
+        disable: Show nothing.
+    """
+
+    def __init__(self, total: int, *, disable: bool) -> None:
+        self._bar = tqdm(total=total, disable=disable)
+        self._is_shown = not disable
+        self._steps = 0
+        self._next = time.perf_counter()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.update(self._steps)
+        self._bar.close()
+
+    def phase(self, name: str) -> None:
+        """Name the phase of the run."""
+        self._bar.set_description(name)
+
+    def step(self, info: Info, storage: DrawStorage | None = None) -> None:
+        """Count one step, and refresh the bar if it is time to."""
+        self._steps += 1
+        if self._is_shown and time.perf_counter() > self._next:
+            self.refresh(info, storage)
+
+    def refresh(self, info: Info, storage: DrawStorage | None = None) -> None:
+        """Show the state of the run."""
+        started = time.perf_counter()
+        self._bar.set_postfix(_summary(info, storage), refresh=False)
+        self._bar.update(self._steps)
+        self._steps = 0
+        ended = time.perf_counter()
+        self._next = ended + max(0.1, (ended - started) / _SHARE)
+
+
+def _summary(info: Info, storage: DrawStorage | None) -> dict[str, Any]:
+    chains = None if storage is None else storage.chains()
+    numbers: dict[str, Any] = {
+        "step": f"{float(info.step_size.mean()):.2e}",
+        "accept": f"{float(info.acceptance_rate.mean()):.2f}",
+    }
+    if chains is not None:
+        numbers["divergent"] = int(chains.stats["diverging"].sum())
+        numbers["r_hat"] = f"{running_r_hat(chains):.3f}"
+    return numbers
+
+
+def running_r_hat(chains: Chains) -> float:
+    """Largest split R-hat of a sample of draws, chains and coordinates; NaN below 4 draws."""
+    draws = chains.positions[:_CHAINS, :, :_COORDINATES]
+    stride = max(1, draws.shape[1] // _DRAWS)
+    draws = draws[:, ::stride].double()
+    if draws.shape[1] < 4:
+        return float("nan")
+    r_hat: torch.Tensor = split_gelman_rubin(draws, chain_dim=0, sample_dim=1)
+    return float(r_hat.max())

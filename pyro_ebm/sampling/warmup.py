@@ -1,0 +1,160 @@
+"""Warm-up: tune a kernel's step size and scale on pooled chains, before any draw is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from pyro_ebm.core.checks import StepSizeError
+from pyro_ebm.core.positions import select
+from pyro_ebm.core.types import Info, Kernel, Potential, State
+from pyro_ebm.sampling.adaptation import DualAveraging, PooledVariance
+
+OnStep = Callable[[Any, Any], None]
+
+_SMALLEST, _LARGEST = 1e-10, 1e10
+
+
+class Window(NamedTuple):
+    """Steps of warm-up; ``estimates_scale`` at the end of it."""
+
+    num_steps: int
+    estimates_scale: bool
+
+
+def windows(num_steps: int) -> list[Window]:
+    """Stan's schedule in shares: 15 % to find the mass, doubling windows, 10 % for the step size.
+
+    >>> windows(200)
+    [Window(num_steps=30, estimates_scale=False), Window(num_steps=25, estimates_scale=True), \
+Window(num_steps=50, estimates_scale=True), Window(num_steps=75, estimates_scale=True), \
+Window(num_steps=20, estimates_scale=False)]
+    """
+    first, last = math.ceil(0.15 * num_steps), math.ceil(0.1 * num_steps)
+    left, size = num_steps - first - last, max(10, num_steps // 8)
+    slow: list[Window] = []
+    while left > 0:
+        size = left if left < 3 * size else size
+        slow.append(Window(size, estimates_scale=True))
+        left, size = left - size, 2 * size
+    ends = (
+        Window(first, estimates_scale=False),
+        Window(min(last, num_steps - first), estimates_scale=False),
+    )
+    return [window for window in (ends[0], *slow, ends[1]) if window.num_steps > 0]
+
+
+class WarmUp:
+    """Tune what the kernel leaves open, and move its chains on the way.
+
+    A step size or scale that is given is kept; one that is None is tuned. The step size
+    follows the mean acceptance over all chains, the scale the variance over all chains and
+    the steps of a window. The chains are one batch, so they share both.
+
+    Args:
+        kernel: The recipe to complete.
+        potential: What the chains sample.
+        generator: Source of randomness.
+    """
+
+    def __init__(
+        self, kernel: Kernel[Any, Any], potential: Potential, generator: torch.Generator
+    ) -> None:
+        self.kernel, self.potential, self.generator = kernel, potential, generator
+        self._tunes_step_size = kernel.step_size is None
+        self._tunes_scale = kernel.scale is None
+
+    def run(self, state: State, num_steps: int, on_step: OnStep) -> tuple[Any, Any]:
+        """Return the tuned kernel and the state after ``num_steps`` steps.
+
+        Raises:
+            StepSizeError: If no step size gives an acceptance near the target.
+        """
+        for window in windows(num_steps):
+            state = self._run_window(state, window, on_step)
+        return self.kernel, state
+
+    def _run_window(self, state: Any, window: Window, on_step: OnStep) -> Any:
+        tuner = self._start_step_size(state)
+        variance = PooledVariance(self.potential.dim, state.position.device)
+        for _ in range(window.num_steps):
+            state, info = self._step(state)
+            if tuner is not None:
+                step_size = tuner.update(float(info.acceptance_rate.mean()))
+                self._replace(step_size=min(max(step_size, _SMALLEST), _LARGEST))
+            variance.update(state.position)
+            on_step(state, info)
+        if tuner is not None:
+            self._replace(step_size=tuner.average)
+        if self._tunes_scale and window.estimates_scale:
+            self._replace(scale=variance.scale(state.position.dtype))
+        return state
+
+    def _start_step_size(self, state: Any) -> DualAveraging | None:
+        if not self._tunes_step_size:
+            return None
+        start = find_step_size(self.kernel, self.potential, state, self.generator)
+        self._replace(step_size=start)
+        return DualAveraging(start, self.kernel.target_accept_prob)
+
+    def _step(self, state: Any) -> tuple[Any, Info]:
+        noise = self.kernel.noise(state, self.generator)
+        moved, info = self.kernel.step(self.potential, state, noise)
+        if not self.kernel.is_adjusted:
+            moved = self._metropolis(moved, state, info)
+        return moved, info
+
+    def _metropolis(self, moved: Any, state: Any, info: Info) -> Any:
+        rate = info.acceptance_rate
+        uniform = torch.rand(
+            rate.shape, generator=self.generator, dtype=rate.dtype, device=rate.device
+        )
+        return select(uniform < rate, moved, state)
+
+    def _replace(self, **changes: Any) -> None:
+        self.kernel = dataclasses.replace(self.kernel, **changes)  # type: ignore[type-var]  # kernels are dataclasses
+
+
+def find_step_size(
+    kernel: Kernel[Any, Any], potential: Potential, state: Any, generator: torch.Generator
+) -> float:
+    """Double or halve the step size until the pooled acceptance crosses the target.
+
+    Raises:
+        StepSizeError: If no step size between 1e-10 and 1e10 does.
+    """
+    step_size = kernel.step_size or 1.0
+    grows = _acceptance(kernel, potential, state, step_size, generator) > kernel.target_accept_prob
+    factor = 2.0 if grows else 0.5
+    while _SMALLEST < step_size < _LARGEST:
+        step_size *= factor
+        acceptance = _acceptance(kernel, potential, state, step_size, generator)
+        if (acceptance > kernel.target_accept_prob) != grows:
+            return step_size if not grows else step_size / factor
+    raise StepSizeError(
+        f"{type(kernel).__name__} finds no step size between {_SMALLEST:g} and {_LARGEST:g}: the "
+        f"acceptance stays {'above' if grows else 'below'} {kernel.target_accept_prob:g} "
+        f"({acceptance:.3g} at step size {step_size:.3g}). "
+        + (
+            "The potential is flat or improper; give it a proper density or a step_size."
+            if grows
+            else "The gradient does not belong to the energy, or the energy is not finite or jumps "
+            "around the starting points; mend it, or give other initial_params."
+        )
+    )
+
+
+def _acceptance(
+    kernel: Kernel[Any, Any],
+    potential: Potential,
+    state: Any,
+    step_size: float,
+    generator: torch.Generator,
+) -> float:
+    trial = dataclasses.replace(kernel, step_size=step_size)  # type: ignore[type-var]  # kernels are dataclasses
+    _, info = trial.step(potential, state, trial.noise(state, generator))
+    return float(info.acceptance_rate.mean())

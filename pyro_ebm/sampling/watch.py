@@ -1,0 +1,50 @@
+"""Stop a run whose chains have left for infinity, by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.core.checks import NonFiniteError
+from pyro_ebm.core.types import State
+
+_STEPS_BETWEEN_LOOKS = 50
+_ESCAPE_FACTOR = 1e6
+"""A chain has escaped when a coordinate is this many times the largest starting value."""
+
+
+class EscapeWatch:
+    """Looks at the chains every 50 steps.
+
+    A chain has left when a coordinate is not finite or beyond ``1e6 * (1 + max |start|)``.
+    Single far chains are data (heavy tails); half of all at once mean that the density cannot
+    be normalised.
+
+    Args:
+        start: Starting positions ``(C, dim)``.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self._bound = _ESCAPE_FACTOR * (1.0 + start.abs().amax())
+        self._steps = 0
+
+    def step(self, state: State) -> None:
+        """Count one step, and look if it is time to.
+
+        Raises:
+            NonFiniteError: If half of the chains have left.
+        """
+        self._steps += 1
+        if self._steps % _STEPS_BETWEEN_LOOKS == 0:
+            self._look(state.position)
+
+    def _look(self, position: Tensor) -> None:
+        inside = (torch.isfinite(position) & (position.abs() < self._bound)).all(dim=-1)
+        left = int((~inside).sum())
+        if 2 * left >= len(inside):
+            raise NonFiniteError(
+                f"stopped after {self._steps} steps: {left} of {len(inside)} chains have left for "
+                f"infinity (beyond {float(self._bound):.3g} in unconstrained coordinates). The "
+                "energy is unbounded below or the posterior improper: add a prior or a base term "
+                "(base_scale of MLPEnergy), or use a smaller step_size if the kernel is unadjusted."
+            )
