@@ -80,7 +80,7 @@ class ModelPotential(Summable):
             self.prototype: Trace = first_trace(model, args, kwargs)
             self.sites: tuple[LatentSite, ...] = find_latent_sites(self.prototype)
             check_trace(model, self.prototype, len(self.sites))
-            point = self.initial(1)[0]
+            point = self.initial(1)[0].requires_grad_()
         check_no_randomness(model, lambda: self._scalar(point))
         self._has_static_supports = _same_transforms(self.sites, self.at(point).transforms)
         self._slots = parameter_slots(model, args, kwargs)

@@ -53,8 +53,8 @@ def as_potential_fn(target: object, num_chains: int, *args: Any, **kwargs: Any) 
 
     >>> from pyro_ebm.energies import QuarticEnergy
     >>> start = as_potential_fn(QuarticEnergy(), num_chains=2)
-    >>> start.initial_params["x"].shape, start.potential_fn({"x": torch.ones(1)}).item()
-    (torch.Size([2, 1]), 0.25)
+    >>> start.initial_params["x"].shape, start.potential_fn({"x": torch.ones(())}).item()
+    (torch.Size([2]), 0.25)
     """
     check_count("num_chains", num_chains)
     potential = as_potential(target, *args, **kwargs)

@@ -60,7 +60,7 @@ class MCMC:
     >>> mcmc = MCMC(MALA(QuarticEnergy()), 100, num_chains=8, disable_progbar=True)
     >>> mcmc.run()
     >>> mcmc.get_samples(group_by_chain=True)["x"].shape
-    torch.Size([8, 100, 1])
+    torch.Size([8, 100])
     """
 
     def __init__(  # noqa: PLR0913  # Pyro's signature

@@ -29,10 +29,8 @@ class Window(NamedTuple):
 def windows(num_steps: int) -> list[Window]:
     """Stan's schedule in shares: 15 % to find the mass, doubling windows, 10 % for the step size.
 
-    >>> windows(200)
-    [Window(num_steps=30, estimates_scale=False), Window(num_steps=25, estimates_scale=True), \
-Window(num_steps=50, estimates_scale=True), Window(num_steps=75, estimates_scale=True), \
-Window(num_steps=20, estimates_scale=False)]
+    >>> [window.num_steps for window in windows(1000)]
+    [150, 125, 625, 100]
     """
     first, last = math.ceil(0.15 * num_steps), math.ceil(0.1 * num_steps)
     left, size = num_steps - first - last, max(10, num_steps // 8)
@@ -74,25 +72,45 @@ class WarmUp:
         Raises:
             StepSizeError: If no step size gives an acceptance near the target.
         """
-        for window in windows(num_steps):
-            state = self._run_window(state, window, on_step)
+        self.begin(num_steps)
+        for _ in range(num_steps):
+            state, info = self.step(state)
+            on_step(state, info)
         return self.kernel, state
 
-    def _run_window(self, state: Any, window: Window, on_step: OnStep) -> Any:
-        tuner = self._start_step_size(state)
-        variance = PooledVariance(self.potential.dim, state.position.device)
-        for _ in range(window.num_steps):
-            state, info = self._step(state)
-            if tuner is not None:
-                step_size = tuner.update(float(info.acceptance_rate.mean()))
-                self._replace(step_size=min(max(step_size, _SMALLEST), _LARGEST))
-            variance.update(state.position)
-            on_step(state, info)
-        if tuner is not None:
-            self._replace(step_size=tuner.average)
-        if self._tunes_scale and window.estimates_scale:
-            self._replace(scale=variance.scale(state.position.dtype))
-        return state
+    def begin(self, num_steps: int) -> None:
+        """Plan ``num_steps`` calls of :meth:`step`, after which the kernel is tuned."""
+        self._windows = iter(windows(num_steps))
+        self._steps_left = 0
+
+    def step(self, state: Any) -> tuple[Any, Info]:
+        """Move the chains by one step, and tune.
+
+        Raises:
+            StepSizeError: If no step size gives an acceptance near the target.
+        """
+        if self._steps_left == 0:
+            self._open_window(next(self._windows), state)
+        state, info = self._move(state)
+        if self._tuner is not None:
+            step_size = self._tuner.update(float(info.acceptance_rate.mean()))
+            self._replace(step_size=min(max(step_size, _SMALLEST), _LARGEST))
+        self._variance.update(state.position)
+        self._steps_left -= 1
+        if self._steps_left == 0:
+            self._close_window(state)
+        return state, info
+
+    def _open_window(self, window: Window, state: Any) -> None:
+        self._window, self._steps_left = window, window.num_steps
+        self._tuner = self._start_step_size(state)
+        self._variance = PooledVariance(self.potential.dim, state.position.device)
+
+    def _close_window(self, state: Any) -> None:
+        if self._tuner is not None:
+            self._replace(step_size=self._tuner.average)
+        if self._tunes_scale and self._window.estimates_scale:
+            self._replace(scale=self._variance.scale(state.position.dtype))
 
     def _start_step_size(self, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
@@ -101,7 +119,7 @@ class WarmUp:
         self._replace(step_size=start)
         return DualAveraging(start, self.kernel.target_accept_prob)
 
-    def _step(self, state: Any) -> tuple[Any, Info]:
+    def _move(self, state: Any) -> tuple[Any, Info]:
         noise = self.kernel.noise(state, self.generator)
         moved, info = self.kernel.step(self.potential, state, noise)
         if not self.kernel.is_adjusted:

@@ -1,0 +1,3 @@
+"""Energies as Pyro distributions."""
+
+from pyro_ebm.distributions.energy_distribution import EnergyDistribution as EnergyDistribution

@@ -1,0 +1,61 @@
+"""The negative phase: chains that are constants in the parameters of the energy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.core.checks import NonFiniteError, StepSizeError, check_event, check_finite
+from pyro_ebm.core.types import Energy, Kernel
+from pyro_ebm.potentials import EnergyPotential
+from pyro_ebm.sampling.walk import walk
+
+
+def check_recipe(kernel: Kernel[Any, Any]) -> None:
+    """Refuse a recipe that no chain can follow without a warm-up."""
+    if kernel.step_size is None:
+        name = type(kernel).__name__
+        raise StepSizeError(
+            f"{name} has no step size, and an objective has no warm-up to tune one: give it, as "
+            f"in {name}(step_size=0.1)."
+        )
+
+
+def check_batch(energy: Energy, x: Tensor) -> Tensor:
+    """Return the data as ``(B, *event)`` if they are finite points of the energy's event."""
+    event_shape = torch.Size(energy.event_shape)
+    check_finite("x", check_event("x", x, event_shape))
+    return x.reshape(-1, *event_shape)
+
+
+def moved(
+    kernel: Kernel[Any, Any],
+    energy: Energy,
+    start: Tensor,
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Points ``(B, *event)`` after ``num_steps`` steps from ``start``, detached."""
+    potential = EnergyPotential(energy)
+    position = start.detach().reshape(len(start), potential.dim)
+    return walk(kernel, potential, position, num_steps, generator).reshape(start.shape)
+
+
+def contrast(energy: Energy, data: Tensor, negatives: Tensor) -> Tensor:
+    r"""Surrogate :math:`\overline{E(x^+)} - \overline{E(x^-)}`.
+
+    Raises:
+        NonFiniteError: If the mean energy of either is not finite.
+    """
+    positive, negative = energy(data).mean(), energy(negatives.detach()).mean()
+    loss = positive - negative
+    if not bool(torch.isfinite(loss)):
+        raise NonFiniteError(
+            f"the mean energy is {positive.item():.6g} on the data and {negative.item():.6g} on "
+            "the "
+            "chains: the parameters have left the region where the energy is finite. Lower the "
+            "learning rate or the kernel's step size, or add a base term to the energy."
+        )
+    return loss

@@ -1,0 +1,3 @@
+"""Loops over torch optimisers."""
+
+from pyro_ebm.training.fit import fit_energy as fit_energy
