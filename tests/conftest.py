@@ -1,0 +1,34 @@
+"""Tests run in float64 and must leave every global default as they found it."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+
+# At import already, so that constants of test modules and parameters of tests are float64 too.
+torch.set_default_dtype(torch.float64)
+
+
+def _global_state() -> dict[str, object]:
+    settings = {f"pyro.settings[{name!r}]": value for name, value in pyro.settings.get().items()}
+    return settings | {
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.get_default_device()": torch.get_default_device(),
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_defaults(_owned_randomness):
+    settings = pyro.settings.get()
+    before = _global_state()
+    yield
+    after = _global_state()
+    changed = [f"{k}: {before[k]} -> {after[k]}" for k in before if before[k] != after[k]]
+    if changed:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+        pyro.settings.set(**settings)
+        pytest.fail("The test changed global defaults and left them so: " + "; ".join(changed))
