@@ -7,7 +7,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.checks import StepSizeError, check_positive, check_probability, check_scale
+from pyro_ebm.core.checks import (
+    ShapeError,
+    StepSizeError,
+    check_positive,
+    check_probability,
+    check_scale,
+)
 from pyro_ebm.core.positions import choose, dot64
 from pyro_ebm.core.types import Potential
 
@@ -56,15 +62,28 @@ def check_hyperparameters(kernel: HasHyperparameters) -> None:
     check_probability("target_accept_prob", kernel.target_accept_prob)
 
 
-def metric(kernel: HasHyperparameters) -> tuple[float, Tensor | float]:
-    """Step size and coordinate scale to move with."""
+def metric(kernel: HasHyperparameters, position: Tensor) -> tuple[float, Tensor | float]:
+    """Step size and coordinate scale to move ``position`` with, in its type.
+
+    Raises:
+        StepSizeError: If the kernel has no step size yet.
+        ShapeError: If the scale belongs to a vector of another length.
+    """
     if kernel.step_size is None:
         name = type(kernel).__name__
         raise StepSizeError(
             f"{name} has no step size, but it is asked to move chains outside a warm-up: "
             f"give it one, as in {name}(step_size=0.1), or run it in MCMC with warmup_steps > 0."
         )
-    return kernel.step_size, 1.0 if kernel.scale is None else kernel.scale
+    if kernel.scale is None:
+        return kernel.step_size, 1.0
+    if kernel.scale.shape != position.shape[-1:]:
+        raise ShapeError(
+            f"scale has {len(kernel.scale)} entries, but the unconstrained position has "
+            f"{position.shape[-1]} coordinates: give one standard deviation for each of them, or "
+            "scale=None."
+        )
+    return kernel.step_size, kernel.scale.to(position)
 
 
 def langevin_init(potential: Potential, position: Tensor) -> LangevinState:
@@ -110,13 +129,14 @@ def finite_chains(potential_energy: Tensor, grad: Tensor) -> Tensor:
 
 
 def acceptance_probability(log_ratio: Tensor, finite: Tensor) -> Tensor:
-    """``min(1, exp(log_ratio))``, and zero where the new point is not finite."""
-    return choose(finite, log_ratio, torch.full_like(log_ratio, -torch.inf)).clamp(max=0.0).exp()
+    """``min(1, exp(log_ratio))``, and zero where the new point is not finite or the ratio NaN."""
+    possible = finite & ~torch.isnan(log_ratio)
+    return choose(possible, log_ratio, torch.full_like(log_ratio, -torch.inf)).clamp(max=0.0).exp()
 
 
 def is_divergent(log_ratio: Tensor, finite: Tensor) -> Tensor:
-    """Moves to a non-finite point, or with an energy error above the threshold."""
-    return ~finite | (log_ratio < -DIVERGENCE_THRESHOLD)
+    """Moves to a non-finite point, or with an energy error that is NaN or above the threshold."""
+    return ~finite | torch.isnan(log_ratio) | (log_ratio < -DIVERGENCE_THRESHOLD)
 
 
 def langevin_info(

@@ -97,7 +97,7 @@ class MALA:
     def step(
         self, potential: Potential, state: LangevinState, noise: MALANoise
     ) -> tuple[LangevinState, LangevinInfo]:
-        step_size, scale = metric(self)
+        step_size, scale = metric(self, state.position)
         proposal = langevin_proposal(potential, state, noise.normal, step_size, scale)
         finite = finite_chains(proposal.potential_energy, proposal.grad)
         log_ratio = langevin_log_ratio(state, proposal, step_size, scale)

@@ -119,7 +119,7 @@ class UnderdampedLangevin:
     def step(
         self, potential: Potential, state: UnderdampedState, noise: UnderdampedNoise
     ) -> tuple[UnderdampedState, UnderdampedInfo]:
-        step_size, scale = metric(self)
+        step_size, scale = metric(self, state.position)
         half = 0.5 * step_size * scale
         kept = math.exp(-self.friction * step_size)
         before = state.velocity - half * state.grad
