@@ -1,5 +1,6 @@
 """Energy functions as first-class citizens of Pyro."""
 
+from pyro_ebm.diagnostics import to_arviz as to_arviz
 from pyro_ebm.distributions import EnergyDistribution as EnergyDistribution
 from pyro_ebm.energies import MLPEnergy as MLPEnergy
 from pyro_ebm.kernels import MALA as MALA
@@ -11,4 +12,7 @@ from pyro_ebm.potentials import ProximalPotential as ProximalPotential
 from pyro_ebm.potentials import PyroTarget as PyroTarget
 from pyro_ebm.potentials import as_potential_fn as as_potential_fn
 from pyro_ebm.sampling import MCMC as MCMC
+from pyro_ebm.sampling import RecordingHMC as RecordingHMC
+from pyro_ebm.sampling import RecordingNUTS as RecordingNUTS
+from pyro_ebm.sampling import as_pyro_kernel as as_pyro_kernel
 from pyro_ebm.training import fit_energy as fit_energy

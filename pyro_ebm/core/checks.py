@@ -25,7 +25,7 @@ class StepSizeError(ValueError):
 
 
 class ModelError(ValueError):
-    """A target that this library cannot turn into a potential."""
+    """A model, guide or energy that cannot be used in this way."""
 
 
 def check_count(name: str, value: object, *, minimum: int = 1) -> int:
@@ -47,7 +47,7 @@ def check_positive(name: str, value: object) -> float:
     >>> check_positive("step_size", 0.1)
     0.1
     """
-    number = float(value) if isinstance(value, Real) else math.nan
+    number = _as_number(value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name}={value!r}, but {name} must be a finite number above zero.")
     return number
@@ -55,21 +55,29 @@ def check_positive(name: str, value: object) -> float:
 
 def check_probability(name: str, value: object) -> float:
     """Return ``value`` as a float if it lies strictly between 0 and 1."""
-    number = float(value) if isinstance(value, Real) else math.nan
+    number = _as_number(value)
     if not 0 < number < 1:
         raise ValueError(f"{name}={value!r}, but {name} must lie strictly between 0 and 1.")
     return number
 
 
-def check_scale(scale: Tensor) -> Tensor:
+def check_scale(scale: object) -> Tensor:
     """Return ``scale`` if it is a vector of finite positive standard deviations."""
+    if not isinstance(scale, Tensor):
+        raise ShapeError(
+            f"scale is {scale!r}, but a tensor of shape (dim,) is wanted: torch.tensor(scale)."
+        )
     if scale.ndim != 1:
         raise ShapeError(
             f"scale has shape {tuple(scale.shape)}, but one standard deviation for each "
             "coordinate of the unconstrained position is wanted: a vector of shape (dim,)."
         )
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-        raise NonFiniteError("scale must be finite and above zero in every coordinate.")
+        raise NonFiniteError(
+            f"scale is {scale.tolist()}, but every standard deviation must be finite and above "
+            "zero: "
+            "give None to have warm-up estimate it."
+        )
     return scale
 
 
@@ -116,6 +124,11 @@ def check_energies(values: Tensor, batch_shape: torch.Size, source: str) -> Tens
             "(*batch, *event) -> (*batch,). " + _shape_advice(values.shape, batch_shape)
         )
     return check_floating(f"the output of {source}", values)
+
+
+def _as_number(value: object) -> float:
+    """The value as a float; NaN for what is not a number (True and "0.1" among them)."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
 
 
 def _shape_advice(came: torch.Size, wanted: torch.Size) -> str:

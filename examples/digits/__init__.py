@@ -1,0 +1,1 @@
+"""The main example: a variational autoencoder and an energy on handwritten digits."""

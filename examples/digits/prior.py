@@ -1,0 +1,83 @@
+"""An energy trained on the aggregated posterior, and how well it does as a prior."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from examples.digits.data import Digits
+from examples.digits.mmd import MMDComparison, compare_mmd
+from examples.digits.models import LATENT, VAE
+from examples.digits.settings import Settings
+from pyro_ebm import MALA, MCMC, MLPEnergy, UnderdampedLangevin, fit_energy, to_arviz
+from pyro_ebm.objectives import ContrastiveDivergence
+
+
+class PriorResult(NamedTuple):
+    """The trained energy, its samples by two kernels, and the comparisons."""
+
+    history: Any
+    samples: dict[str, Tensor]
+    """Latents ``(draws, LATENT)`` by kernel."""
+    data: dict[str, Any]
+    """ArviZ's containers by kernel."""
+    gaussian: Tensor
+    oracle: Tensor
+    latent_mmd: dict[str, MMDComparison]
+    pixel_mmd: dict[str, MMDComparison]
+
+
+def study_prior(vae: VAE, digits: Digits, settings: Settings) -> PriorResult:
+    """Train, sample by two kernels, and compare with the Gaussian prior."""
+    energy = MLPEnergy(LATENT, hidden=(128, 128))
+    latents = vae.aggregated_posterior(digits.train, draws_per_digit=20).flatten(0, 1)
+    objective = ContrastiveDivergence(MALA(step_size=0.5), num_steps=20)
+    optimizer = torch.optim.Adam(energy.parameters(), lr=1e-3)
+    history = fit_energy(
+        energy, objective, latents, num_steps=settings.energy_steps, optimizer=optimizer
+    )
+    energy.requires_grad_(requires_grad=False)
+    runs = {
+        "MALA": _sample(MALA(energy), settings),
+        "underdamped": _sample(UnderdampedLangevin(energy), settings),
+    }
+    samples = {name: run.get_samples()["x"] for name, run in runs.items()}
+    data = {name: to_arviz(run) for name, run in runs.items()}
+    return _compare(vae, digits, history, samples, data)
+
+
+def _sample(kernel: Any, settings: Settings) -> MCMC:
+    """Many short chains: the draws that are compared should be nearly independent."""
+    num_chains = settings.prior_draws // 20
+    mcmc = MCMC(kernel, 20, settings.prior_steps, num_chains=num_chains, thinning=20)
+    mcmc.run()
+    return mcmc
+
+
+def _compare(
+    vae: VAE, digits: Digits, history: Any, samples: dict[str, Tensor], data: dict[str, Any]
+) -> PriorResult:
+    num = len(samples["MALA"])
+    gaussian = torch.randn(num, LATENT)
+    oracle = vae.aggregated_posterior(digits.train, draws_per_digit=num // len(digits.train) + 1)
+    oracle = oracle.flatten(0, 1)[torch.randperm(oracle[..., 0].numel())[:num]]
+    held_out = vae.aggregated_posterior(digits.test, draws_per_digit=num // len(digits.test) + 1)
+    candidates = samples | {"oracle": oracle}
+    decode = vae.decoder
+    return PriorResult(
+        history,
+        samples,
+        data,
+        gaussian,
+        oracle,
+        latent_mmd={
+            name: compare_mmd(z, gaussian, held_out.transpose(0, 1))
+            for name, z in candidates.items()
+        },
+        pixel_mmd={
+            name: compare_mmd(decode(z), decode(gaussian), digits.test.unsqueeze(1))
+            for name, z in candidates.items()
+        },
+    )
