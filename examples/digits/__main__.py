@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pyro
+import torch
 
 from examples.digits import data, figures, report
 from examples.digits.fit import compare_gradients, train_twice
@@ -18,6 +19,7 @@ from examples.digits.settings import FULL, SMOKE, Settings
 def run(settings: Settings, folder: Path) -> None:
     """Run everything and write the results into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # tensors are small: more threads mostly wait for one another
     pyro.set_rng_seed(0)
     digits = data.load()
     fits = train_twice(digits, settings)

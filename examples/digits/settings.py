@@ -9,14 +9,14 @@ from dataclasses import dataclass
 class Settings:
     """Sizes of one run; ``SMOKE`` only shows that everything runs."""
 
-    svi_steps: int = 3000
+    svi_steps: int = 2000
     gradient_repeats: int = 200
     num_chains: int = 64
-    num_samples: int = 2000
+    num_samples: int = 1000
     thinning: int = 5
     warmup_steps: int = 1000
-    nuts_samples: int = 500
-    nuts_warmup: int = 300
+    nuts_samples: int = 300
+    nuts_warmup: int = 200
     energy_steps: int = 3000
     prior_draws: int = 10_000
     prior_steps: int = 1000

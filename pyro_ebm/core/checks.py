@@ -115,6 +115,26 @@ def check_finite(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def check_event_shape(energy: object) -> torch.Size:
+    """Return the event shape of an energy."""
+    event_shape = getattr(energy, "event_shape", None)
+    if event_shape is None:
+        raise ModelError(
+            f"{energy!r} has no event_shape, so the shape of one point is unknown: give it an "
+            "event_shape attribute, as in f.event_shape = torch.Size([2])."
+        )
+    return torch.Size(event_shape)
+
+
+def check_data(energy: object, x: Tensor) -> Tensor:
+    """Return ``x`` as ``(N, *event)`` if it holds finite points of the energy's event."""
+    event_shape = check_event_shape(energy)
+    data = check_finite("x", check_event("x", x, event_shape)).reshape(-1, *event_shape)
+    if len(data) == 0:
+        raise ShapeError(f"x has shape {tuple(x.shape)}, but at least one datum is wanted.")
+    return data
+
+
 def check_energies(values: Tensor, batch_shape: torch.Size, source: str) -> Tensor:
     """Return ``values`` if there is exactly one real number for each point of the batch."""
     if values.shape != batch_shape:

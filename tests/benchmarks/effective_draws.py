@@ -18,7 +18,6 @@ import arviz as az
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import MCMC as PyroMCMC
 from pyro.infer import NUTS
 from torch import Tensor
 
@@ -74,7 +73,7 @@ def run_nuts(model: Callable[..., None], *args: Any) -> Row:
     chains = []
     started = time.perf_counter()
     for _ in range(2):
-        mcmc = PyroMCMC(NUTS(model), 500, 500, disable_progbar=True)
+        mcmc = pyro.infer.MCMC(NUTS(model), 500, 500, disable_progbar=True)
         mcmc.run(*args)
         chains.append(mcmc.get_samples())
     draws = {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
