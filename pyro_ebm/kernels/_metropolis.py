@@ -115,17 +115,19 @@ def langevin_log_ratio(
     .. math:: U - U' + \tfrac12 d^\top (g + g') + \tfrac{\epsilon^2}{8}(g^\top C g - g'^\top C g'),
 
     which equals :math:`U - U' + \log q(x|x') - \log q(x'|x)` without the inverse of ``C``.
-    The large terms cancel, so they are summed in float64.
+    The large terms cancel, so they are summed in float64; the gradient terms share a factor
+    :math:`g + g'`, so one inner product serves both.
     """
-    total, difference = new.grad + old.grad, old.grad - new.grad
-    work = 0.5 * dot64(new.position - old.position, total)
-    kinetic = (step_size**2 / 8.0) * dot64(difference * scale, total * scale)
-    return old.potential_energy.double() - new.potential_energy.double() + work + kinetic
+    drift = (0.25 * step_size**2) * (scale * scale) * (old.grad - new.grad)
+    displacement = new.position - old.position
+    work = 0.5 * dot64(new.grad + old.grad, displacement + drift)
+    return old.potential_energy.double() - new.potential_energy.double() + work
 
 
 def finite_chains(potential_energy: Tensor, grad: Tensor) -> Tensor:
     """Chains whose energy and gradient are finite, ``(C,)``."""
-    return torch.isfinite(potential_energy) & torch.isfinite(grad).all(dim=-1)
+    # NaN and infinity survive a sum, so one number for each chain tells.
+    return torch.isfinite(potential_energy + grad.sum(dim=-1))
 
 
 def acceptance_probability(log_ratio: Tensor, finite: Tensor) -> Tensor:
