@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import operator
 import textwrap
 import warnings
 from collections.abc import Callable
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.tracing import ValueAndGrad, batched, looped, trace, unvalidated
+
+
+class _Graph(NamedTuple):
+    """A gradient function and what it was made for."""
+
+    function: ValueAndGrad
+    held: tuple[Any, ...]
+    versions: tuple[int, ...] | None
+    """Versions of the held tensors if the graph contains numbers that were read from tensors."""
+
+    def is_fresh(self, held: tuple[Any, ...]) -> bool:
+        same = len(held) == len(self.held) and all(map(operator.is_, held, self.held))
+        return same and self.versions in (None, _versions(held))
 
 
 class ChainBatcher:
@@ -20,29 +36,35 @@ class ChainBatcher:
 
     Functions are batched with ``torch.func.vmap``. At the first that cannot be, one warning
     names the reason and from then on everything is looped over chains. Gradients are traced
-    into flat graphs, kept for each shape, type, device and identity of ``parameters()``.
+    into flat graphs, kept for each shape, type, device and identity of ``held()``.
 
     Args:
         scalar: Potential energy of one position.
-        parameters: Returns the tensors in use now, whose replacement makes graphs stale.
+        held: Returns the tensors in use now, whose replacement makes graphs stale.
         name: What to call the function in messages.
+        prepare: Called with one position before a graph is made; may refuse.
         compiles: Whether graphs are handed to ``torch.compile``.
     """
 
     def __init__(
         self,
         scalar: Callable[[Tensor], Tensor],
-        parameters: Callable[[], tuple[Any, ...]],
+        held: Callable[[], tuple[Any, ...]],
         name: str,
+        prepare: Callable[[Tensor], None],
         *,
         compiles: bool = False,
     ) -> None:
-        self.scalar, self.parameters, self.name, self.compiles = scalar, parameters, name, compiles
+        self.scalar, self.held, self.name, self.compiles = scalar, held, name, compiles
+        self.prepare = prepare
         self.is_batchable = True
-        self._graphs: dict[Any, tuple[tuple[Any, ...], ValueAndGrad]] = {}
+        self._graphs: dict[Any, _Graph] = {}
 
     def each(self, function: Callable[..., Any], rows: Any) -> Any:
         """Apply ``function`` to every row of a tensor, or of a dict of tensors."""
+        if _count(rows) == 0:
+            some = tree_map(lambda t: t.new_zeros((1, *t.shape[1:])), rows)
+            return tree_map(lambda t: t[:0], self.each(function, some))
         with unvalidated():
             if self.is_batchable:
                 try:
@@ -53,24 +75,27 @@ class ChainBatcher:
 
     def value_and_grad(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Values ``(C,)`` and gradients ``(C, dim)`` of ``scalar``."""
+        if len(rows) == 0:
+            return rows.new_empty(0), rows
+        if not self.is_batchable:
+            return looped(self.scalar)(rows)
         key = (rows.shape, rows.dtype, rows.device)
-        parameters = self.parameters()
-        known = self._graphs.get(key)
-        if known is None or not _same_objects(known[0], parameters):
-            with unvalidated():
-                function = self._gradient_function(rows)
-            known = self._graphs[key] = (self.parameters(), function)
-        return known[1](rows)
+        graph = self._graphs.get(key)
+        if graph is None or not graph.is_fresh(self.held()):
+            graph = self._graphs[key] = self._new_graph(rows)
+        return graph.function(rows)
 
-    def _gradient_function(self, rows: Tensor) -> ValueAndGrad:
-        if self.is_batchable:
-            try:
-                function = trace(batched(self.scalar), rows, compiles=self.compiles)
-                self._check_graph(function, rows)
-                return function
-            except Exception as error:  # any failure to batch leads to the loop, which is exact
-                self._give_up_batching(error)
-        return looped(self.scalar)
+    def _new_graph(self, rows: Tensor) -> _Graph:
+        self.prepare(rows[0])
+        try:
+            with unvalidated():
+                function, reads_numbers = trace(batched(self.scalar), rows, compiles=self.compiles)
+            self._check_graph(function, rows)
+        except Exception as error:  # any failure to batch leads to the loop, which is exact
+            self._give_up_batching(error)
+            return _Graph(looped(self.scalar), (), None)
+        held = self.held()
+        return _Graph(function, held, _versions(held) if reads_numbers else None)
 
     def _check_graph(self, function: ValueAndGrad, rows: Tensor) -> None:
         """A graph that has frozen a branch of the first chain would be wrong for the last."""
@@ -85,13 +110,15 @@ class ChainBatcher:
     def _give_up_batching(self, error: Exception) -> None:
         if self.compiles:
             raise ModelError(
-                f"{self.name} cannot be batched over chains, so it cannot be compiled: {error}"
+                f"{self.name} cannot be batched over chains, so it cannot be compiled: "
+                f"{_first_cause(error)}"
             ) from error
         self.is_batchable = False
-        reason = textwrap.shorten(str(error), width=160)
+        cause = _first_cause(error)
+        reason = textwrap.shorten(str(cause), width=160)
         warnings.warn(
             f"{self.name} cannot be batched over chains and is run one chain after another, which "
-            f"is slow with many chains. Reason: {type(error).__name__}: {reason}",
+            f"is slow with many chains. Reason: {type(cause).__name__}: {reason}",
             stacklevel=2,
         )
 
@@ -99,16 +126,22 @@ class ChainBatcher:
         return self.__dict__ | {"_graphs": {}}
 
 
-def _same_objects(old: tuple[Any, ...], new: tuple[Any, ...]) -> bool:
-    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
+def _versions(held: tuple[Any, ...]) -> tuple[int, ...]:
+    tensors = (item for item in held if isinstance(item, Tensor) and not item.is_inference())
+    return tuple(tensor._version for tensor in tensors)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error without the traces of sites that Pyro adds on its way up."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _count(rows: Any) -> int:
+    return len(tree_leaves(rows)[0])
 
 
 def _loop(function: Callable[..., Any], rows: Any) -> Any:
-    if isinstance(rows, dict):
-        count = len(next(iter(rows.values())))
-        results = [function({k: v[i] for k, v in rows.items()}) for i in range(count)]
-    else:
-        results = [function(row) for row in rows]
-    if isinstance(results[0], dict):
-        return {k: torch.stack([result[k] for result in results]) for k in results[0]}
-    return torch.stack(results)
+    results = [function(tree_map(itemgetter(i), rows)) for i in range(_count(rows))]
+    return tree_map(lambda *parts: torch.stack(parts), *results)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
@@ -14,6 +14,7 @@ from pyro_ebm.core.checks import ModelError, ShapeError, check_energies, check_e
 from pyro_ebm.core.types import Energy
 from pyro_ebm.potentials.compose import Summable
 from pyro_ebm.potentials.starts import uniform_starts
+from pyro_ebm.potentials.supports import bijection_to
 
 
 class EnergyPotential(Summable):
@@ -21,7 +22,8 @@ class EnergyPotential(Summable):
 
     .. math:: U(q) = E(T(q)) - \log |\det \partial T / \partial q|,
 
-    where :math:`T` is torch's ``biject_to(support)``, so that chains move in unconstrained
+    where :math:`T` is torch's ``biject_to(support)`` (or our own bijection to triangular and
+    positive definite matrices), so that chains move in unconstrained
     coordinates whatever the support; on the reals :math:`U = E`. The target is
     :math:`e^{-E}` restricted to the support.
 
@@ -55,7 +57,7 @@ class EnergyPotential(Summable):
         self.support = _event_support(support, len(self.event_shape))
         self.name = name
         self._unconstrained_shape = torch.Size(
-            _transform(self.support).inverse_shape(self.event_shape)
+            bijection_to(self.support).inverse_shape(self.event_shape)
         )
 
     @property
@@ -74,13 +76,14 @@ class EnergyPotential(Summable):
         y = self.unflatten(q)[self.name]
         if _is_real(self.support):
             return check_energies(self.energy(y), q.shape[:-1], self._source())
-        transform = _transform(self.support)
+        transform = bijection_to(self.support)
         x = transform(y)
         energies = check_energies(self.energy(x), q.shape[:-1], self._source())
         jacobian: Tensor = transform.log_abs_det_jacobian(y, x)
         return energies - jacobian
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        check_event("the position", q, torch.Size((self.dim,)))
         with torch.enable_grad():
             q = q.detach().requires_grad_()
             value = self(q)
@@ -98,11 +101,11 @@ class EnergyPotential(Summable):
 
     def constrain(self, q: Tensor) -> dict[str, Tensor]:
         y = self.unflatten(q)[self.name]
-        return {self.name: _transform(self.support)(y)}
+        return {self.name: bijection_to(self.support)(y)}
 
     def unconstrain(self, sites: dict[str, Tensor]) -> Tensor:
         x = check_event(self.name, self._only_site(sites), self.event_shape)
-        return self.flatten({self.name: _transform(self.support).inv(x)})
+        return self.flatten({self.name: bijection_to(self.support).inv(x)})
 
     def flatten(self, sites: dict[str, Tensor]) -> Tensor:
         y = check_event(self.name, self._only_site(sites), self._unconstrained_shape)
@@ -113,7 +116,7 @@ class EnergyPotential(Summable):
         return {self.name: q.reshape((*q.shape[:-1], *self._unconstrained_shape))}
 
     def transforms(self) -> dict[str, Transform]:
-        return {self.name: _transform(self.support)}
+        return {self.name: bijection_to(self.support)}
 
     def explain_nonfinite(self, q: Tensor) -> str:
         x = self.constrain(q)[self.name]
@@ -157,11 +160,6 @@ def _event_support(support: Constraint, event_dim: int) -> Constraint:
             f"shape has {event_dim}: give the event shape that belongs to the support."
         )
     return constraints.independent(support, event_dim - support.event_dim)
-
-
-def _transform(support: Constraint) -> Transform:
-    transform: Transform = biject_to(support)
-    return transform
 
 
 def _is_real(support: Constraint) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from inspect import getclosurevars, isfunction, ismethod, signature
+from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
-import pyro
 import torch
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
+from pyro_ebm.potentials.observations import mask_of
 from pyro_ebm.potentials.sites import is_data
 from pyro_ebm.potentials.tracing import RandomnessDetector
 
@@ -44,12 +44,33 @@ def check_trace(model: Callable[..., Any], trace: Trace, num_latent: int) -> Non
             f"the model {_name(model)} has no latent sample site, so there is nothing to sample: "
             f"add pyro.sample statements without obs. {_ENERGY_ADVICE}"
         )
-    trace.compute_log_prob()
+    _compute_log_prob(trace)
     for name, site in trace.nodes.items():
         if site["type"] == "sample":
             _check_subsampling(name, site)
             _check_data(name, site)
             _check_plates(name, site)
+
+
+def check_supports(first: Trace, second: Trace) -> None:
+    """Refuse data outside the support of their distribution, seen in two executions.
+
+    Validation is off while chains run, and densities outside supports can be finite. What
+    differs between the executions depends on latent values, and is none of the data.
+    """
+    for name, site in first.nodes.items():
+        if not is_data(site) or name not in second.nodes or not _is_fixed(site["fn"]):
+            continue
+        outside = ~site["fn"].support.check(site["value"])
+        same = site["value"] == second.nodes[name]["value"]
+        outside = outside & same.reshape((*outside.shape, -1)).all(dim=-1)
+        mask = mask_of(site)
+        outside = outside if mask is None else outside & mask
+        if bool(outside.any()):
+            raise ModelError(
+                f"{int(outside.sum())} data of site {name!r} lie outside the support of "
+                f"{site['fn']}, {site['fn'].support}: mend the data or the likelihood."
+            )
 
 
 def check_no_randomness(model: Callable[..., Any], energy: Callable[[], Tensor]) -> None:
@@ -74,38 +95,33 @@ def check_no_randomness(model: Callable[..., Any], energy: Callable[[], Tensor])
         )
 
 
-def parameter_slots(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[tuple[dict[str, Any], str]]:
-    """Where the modules that a model uses keep their parameters, buffers and submodules."""
-    slots: list[tuple[dict[str, Any], str]] = []
-    for root in _modules((model, *args, *kwargs.values())):
-        for module in root.modules():
-            for table in (module._parameters, module._buffers, module._modules):
-                slots.extend((table, key) for key in table)
-    return slots
+def _compute_log_prob(trace: Trace) -> None:
+    try:
+        trace.compute_log_prob()
+    except RuntimeError as error:
+        for name, site in trace.nodes.items():
+            if is_data(site) and not _fits(site):
+                raise ShapeError(
+                    f"the data of site {name!r} have shape {tuple(site['value'].shape)}, but its "
+                    f"distribution {site['fn']} has batch shape {tuple(site['fn'].batch_shape)} "
+                    f"and event shape {tuple(site['fn'].event_shape)}{_plates(site)}: make the "
+                    "sizes agree."
+                ) from error
+        raise
 
 
-def stored_parameters(names: tuple[str, ...]) -> tuple[Any, ...]:
-    """The unconstrained tensors that Pyro's parameter store holds now, None where missing."""
-    if not names:
-        return ()
-    store = dict(pyro.get_param_store().named_parameters())
-    return tuple(store.get(name) for name in names)
+def _fits(site: dict[str, Any]) -> bool:
+    try:
+        torch.broadcast_shapes(site["value"].shape, site["fn"].shape())
+    except RuntimeError:
+        return False
+    return True
 
 
-def _modules(objects: tuple[Any, ...]) -> Iterator[nn.Module]:
-    for item in objects:
-        if isinstance(item, nn.Module):
-            yield item
-        elif ismethod(item):
-            yield from _modules((item.__self__, item.__func__))
-        elif isinstance(item, partial):
-            yield from _modules((item.func, *item.args, *item.keywords.values()))
-        elif isfunction(item):
-            seen = getclosurevars(item)
-            held = (*seen.nonlocals.values(), *seen.globals.values())
-            yield from (value for value in held if isinstance(value, nn.Module))
+def _plates(site: dict[str, Any]) -> str:
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    plates = ", ".join(f"{f.name!r} (dim {f.dim}, size {f.size})" for f in frames)
+    return f" in the plates {plates}" if plates else ""
 
 
 def _check_subsampling(name: str, site: dict[str, Any]) -> None:
@@ -132,6 +148,17 @@ def _check_data(name: str, site: dict[str, Any]) -> None:
         )
 
 
+def _is_fixed(distribution: Any) -> bool:
+    """Whether the support depends on nothing that the model computes."""
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return False
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return not any(isinstance(value, Tensor) for value in vars(support).values())
+
+
 def _check_plates(name: str, site: dict[str, Any]) -> None:
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     if not frames or site_is_subsample(site):
@@ -140,13 +167,10 @@ def _check_plates(name: str, site: dict[str, Any]) -> None:
     for axis in range(-len(shape), 0):
         wanted = max((frame.size for frame in frames if frame.dim == axis), default=1)
         if shape[axis] not in (1, wanted):
-            plates = ", ".join(f"{f.name!r} (dim {f.dim}, size {f.size})" for f in frames)
             raise ShapeError(
-                f"the log density of site {name!r} has shape {tuple(shape)}, but its plates "
-                f"{plates} "
-                f"leave size {wanted} at axis {axis}: put the extra axis into a plate of its own, "
-                "or "
-                "into the event with .to_event(1)."
+                f"the log density of site {name!r}{_plates(site)} has shape {tuple(shape)}, but "
+                f"its plates leave size {wanted} at axis {axis}: put the extra axis into a plate "
+                "of its own, or into the event with .to_event(1)."
             )
 
 

@@ -20,10 +20,10 @@ from pyro_ebm.potentials.compose import Summable
 from pyro_ebm.potentials.guards import (
     check_no_randomness,
     check_signature,
+    check_supports,
     check_trace,
-    parameter_slots,
-    stored_parameters,
 )
+from pyro_ebm.potentials.holdings import Holdings, stored_parameters
 from pyro_ebm.potentials.placing import Placed, PlacedModel
 from pyro_ebm.potentials.sites import (
     LatentSite,
@@ -47,9 +47,8 @@ class ModelPotential(Summable):
     with :math:`T` the transform of each site's support. The model is run once to find its
     sites, batched over chains with ``torch.func.vmap``, and traced once into a flat graph of
     tensor operations, so that no Pyro code runs per gradient. The graph is made again when the
-    number of chains, the type, or a parameter object (``pyro.param`` or a module's) changes;
-    parameters that an optimiser changes in place are followed. Modules that the model reaches
-    only through other containers are not seen: make a new potential after replacing theirs.
+    number of chains, the type, or a tensor or module that the model holds is replaced;
+    parameters that an optimiser changes in place are followed.
 
     A model that cannot be batched (control flow on a latent value, ``.item()``) is run chain
     after chain, with one warning that names the reason.
@@ -82,8 +81,10 @@ class ModelPotential(Summable):
             check_trace(model, self.prototype, len(self.sites))
             point = self.initial(1)[0].requires_grad_()
         check_no_randomness(model, lambda: self._scalar(point))
-        self._has_static_supports = _same_transforms(self.sites, self.at(point).transforms)
-        self._slots = parameter_slots(model, args, kwargs)
+        second = self.at(point)
+        check_supports(self.prototype, second.trace)
+        self._has_static_supports = _same_transforms(self.sites, second.transforms)
+        self._holdings = Holdings((model, args, kwargs))
         self._param_names = _param_names(self.prototype)
         self._batcher = self._new_batcher(compiles=False)
 
@@ -105,7 +106,7 @@ class ModelPotential(Summable):
 
     def __call__(self, q: Tensor) -> Tensor:
         check_event("the position", q, torch.Size((self.dim,)))
-        values: Tensor = self._batcher.each(self._scalar, q.reshape(-1, self.dim))
+        values: Tensor = self._each(self._scalar, q.reshape(-1, self.dim))
         return values.reshape(q.shape[:-1])
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,9 +138,9 @@ class ModelPotential(Summable):
     def unconstrain(self, sites: dict[str, Tensor]) -> Tensor:
         shapes = {site.name: self._value_shape(site.name) for site in self.sites}
         self._check_sites(sites, shapes)
-        rows = {name: sites[name].reshape((-1, *shape)) for name, shape in shapes.items()}
-        unconstrained = self._batcher.each(self.placed.unconstrained_at, rows)
         chains = _chains_shape(sites, shapes)
+        rows = {name: sites[name].reshape((-1, *shape)) for name, shape in shapes.items()}
+        unconstrained = self._each(self.placed.unconstrained_at, rows)
         return self.flatten({k: v.reshape(chains + v.shape[1:]) for k, v in unconstrained.items()})
 
     def flatten(self, sites: dict[str, Tensor]) -> Tensor:
@@ -183,7 +184,7 @@ class ModelPotential(Summable):
         rows = q.detach().reshape(-1, self.dim)
         size = max(1, _CHUNK_NUMBERS // max(1, _numbers(self.prototype)))
         with torch.no_grad():
-            parts = [self._batcher.each(read, chunk) for chunk in rows.split(size)]
+            parts = [self._each(read, chunk) for chunk in rows.split(size)]
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {name: v.reshape(q.shape[:-1] + v.shape[1:]) for name, v in whole.items()}
 
@@ -198,11 +199,21 @@ class ModelPotential(Summable):
         return other
 
     def _new_batcher(self, *, compiles: bool) -> ChainBatcher:
-        return ChainBatcher(self._scalar, self._parameters, repr(self), compiles=compiles)
+        return ChainBatcher(self._scalar, self._held, repr(self), self._prepare, compiles=compiles)
 
-    def _parameters(self) -> tuple[Any, ...]:
-        held = tuple(table.get(key) for table, key in self._slots)
-        return held + stored_parameters(self._param_names)
+    def _prepare(self, q: Tensor) -> None:
+        """Look at the model again: modules may be new, or in training mode."""
+        self._holdings.look_again()
+        point = q.clone().requires_grad_()
+        check_no_randomness(self.placed.model, lambda: self._scalar(point))
+
+    def _held(self) -> tuple[Any, ...]:
+        return self._holdings.now() + stored_parameters(self._param_names)
+
+    def _each(self, function: Callable[..., Any], rows: Any) -> Any:
+        if None in stored_parameters(self._param_names):
+            self._scalar(torch.zeros(self.dim, dtype=self.dtype, device=self.device))
+        return self._batcher.each(function, rows)
 
     def _scalar(self, q: Tensor) -> Tensor:
         return self.at(q).potential_energy()

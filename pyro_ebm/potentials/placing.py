@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
+from pyro_ebm.core.checks import ModelError
+from pyro_ebm.potentials.observations import fill_masked
 from pyro_ebm.potentials.sites import LatentSite, is_latent, split
-from pyro_ebm.potentials.tracing import unvalidated
+from pyro_ebm.potentials.supports import bijection_to
+from pyro_ebm.potentials.tracing import unvalidated, without_validation
 
 
 class Placed(NamedTuple):
@@ -41,17 +44,33 @@ class _PlaceUnconstrained(Messenger):
         self.unconstrained = unconstrained
         self.log_jacobian: Tensor | float = 0.0
         self.transforms: dict[str, Transform] = {}
+        self._observed: set[str] = set()
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        msg["fn"] = without_validation(msg["fn"])
         if not is_latent(msg):
+            self._observed.add(msg["name"])
             return
-        transform = biject_to(msg["fn"].support)
-        unconstrained = self.unconstrained[msg["name"]]
+        self._make_proper(msg)
+        unconstrained = _value_of(msg, self.unconstrained)
+        transform = bijection_to(msg["fn"].support)
         msg["value"] = transform(unconstrained)
         msg["done"] = True
+        _check_shape(msg)
         self.transforms[msg["name"]] = transform
         jacobian = transform.log_abs_det_jacobian(unconstrained, msg["value"])
         self.log_jacobian = self.log_jacobian + jacobian.sum()
+
+    def _make_proper(self, msg: dict[str, Any]) -> None:
+        """Give all of an imputed site its density.
+
+        With ``obs_mask`` Pyro also makes latent values where data are known. Nothing uses them,
+        and masked they would be flat: chains would wander there for ever. With their density they
+        are predictions, and the law of everything else is the same.
+        """
+        name, suffix, _ = msg["name"].rpartition("_unobserved")
+        if suffix and f"{name}_observed" in self._observed:
+            msg["mask"] = None
 
 
 class _PlaceConstrained(Messenger):
@@ -63,10 +82,11 @@ class _PlaceConstrained(Messenger):
         self.unconstrained: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        msg["fn"] = without_validation(msg["fn"])
         if is_latent(msg):
-            msg["value"] = self.values[msg["name"]]
+            msg["value"] = _value_of(msg, self.values)
             msg["done"] = True
-            transform = biject_to(msg["fn"].support)
+            transform = bijection_to(msg["fn"].support)
             self.unconstrained[msg["name"]] = transform.inv(msg["value"])
 
 
@@ -82,6 +102,7 @@ class PlacedModel:
         """Execute at the unconstrained position ``(dim,)``."""
         placer = _PlaceUnconstrained(split(q, sites))
         trace = self._trace(placer)
+        _check_all_placed(placer.transforms, sites)
         return Placed(trace, placer.log_jacobian, placer.transforms)
 
     def unconstrained_at(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,5 +118,36 @@ class PlacedModel:
     def _trace(self, placer: Messenger) -> Trace:
         with poutine.block(), unvalidated(), placer:
             trace = self.run()
+            fill_masked(trace)
             trace.compute_log_prob()
             return trace
+
+
+def _value_of(msg: dict[str, Any], values: dict[str, Tensor]) -> Tensor:
+    if msg["name"] not in values:
+        raise ModelError(
+            f"the latent site {msg['name']!r} was not there when the model was first run, but is "
+            "at other latent values: make it a site of every execution, for instance by "
+            "multiplying its effect by an indicator."
+        )
+    return values[msg["name"]]
+
+
+def _check_all_placed(placed: dict[str, Transform], sites: tuple[LatentSite, ...]) -> None:
+    missing = [site.name for site in sites if site.name not in placed]
+    if missing:
+        raise ModelError(
+            f"the latent sites {missing} were there when the model was first run, but are not at "
+            "other latent values, so the density has no fixed dimension: make them sites of every "
+            "execution."
+        )
+
+
+def _check_shape(msg: dict[str, Any]) -> None:
+    wanted = torch.Size(msg["fn"].batch_shape + msg["fn"].event_shape)
+    if msg["value"].shape != wanted:
+        raise ModelError(
+            f"the latent site {msg['name']!r} had shape {tuple(msg['value'].shape)} when the model "
+            f"was first run, but has shape {tuple(wanted)} at other latent values, so the density "
+            "has no fixed dimension: keep the shapes fixed."
+        )

@@ -51,6 +51,7 @@ def as_potential_fn(target: object, num_chains: int, *args: Any, **kwargs: Any) 
         ModelError: If a support depends on a latent value: Pyro applies one frozen transform
             to all draws, which would be wrong.
 
+    >>> import torch
     >>> from pyro_ebm.energies import QuarticEnergy
     >>> start = as_potential_fn(QuarticEnergy(), num_chains=2)
     >>> start.initial_params["x"].shape, start.potential_fn({"x": torch.ones(())}).item()

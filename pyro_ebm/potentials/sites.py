@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +12,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.starts import INITIAL_RADIUS
+from pyro_ebm.potentials.supports import bijection_to
+from pyro_ebm.potentials.tracing import without_validation
 
 
 class LatentSite(NamedTuple):
@@ -33,9 +35,10 @@ class _Starter(Messenger):
     """Give each latent site a feasible value without asking more of it than its support."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        msg["fn"] = without_validation(msg["fn"])
         if not is_latent(msg):
             return
-        transform = biject_to(_support(msg))
+        transform = bijection_to(_support(msg))
         shape = transform.inverse_shape(msg["fn"].batch_shape + msg["fn"].event_shape)
         unconstrained = _example(msg["fn"]).new_empty(shape)
         msg["value"] = transform(unconstrained.uniform_(-INITIAL_RADIUS, INITIAL_RADIUS))
@@ -81,7 +84,7 @@ def find_latent_sites(trace: Trace) -> tuple[LatentSite, ...]:
     for name, node in trace.nodes.items():
         if not is_latent(node):
             continue
-        transform = biject_to(node["fn"].support)
+        transform = bijection_to(node["fn"].support)
         shape = transform.inverse_shape(node["value"].shape)
         stop = start + shape.numel()
         sites.append(LatentSite(name, start, stop, shape, node["value"].dtype, transform))
@@ -131,8 +134,10 @@ def _support(site: dict[str, Any]) -> Any:
 
 def _example(distribution: Any) -> Tensor:
     """A value's type and device; improper laws cannot be sampled and take the defaults."""
-    try:
-        value: Tensor = distribution.sample()
-    except NotImplementedError:
-        return torch.empty(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the value, which nobody uses
+        try:
+            value: Tensor = distribution.sample()
+        except NotImplementedError:
+            return torch.empty(0)
     return value

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+from torch.distributions import Distribution
 from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
+from pyro_ebm.potentials.recording import OperationRecorder
 
-_ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _CHOLESKY: set[Any] = {torch.linalg.cholesky, torch.cholesky, Tensor.cholesky}
 
@@ -77,6 +78,22 @@ def unvalidated() -> Iterator[None]:
         yield
 
 
+def without_validation(distribution: Any) -> Any:
+    """Return the distribution, or a copy without validation.
+
+    Distributions that were made outside the model keep the validation that they were made with,
+    which would raise for all chains where one has left the support.
+    """
+    parts = {k: v for k, v in vars(distribution).items() if isinstance(v, Distribution)}
+    twins = {name: without_validation(part) for name, part in parts.items()}
+    is_clean = not vars(distribution).get("_validate_args", False)
+    if is_clean and all(twins[name] is parts[name] for name in parts):
+        return distribution
+    twin = copy.copy(distribution)
+    vars(twin).update(twins, _validate_args=False)
+    return twin
+
+
 def batched(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
     """Value and gradient of a scalar function of a vector, ``(C, dim) -> (C,), (C, dim)``."""
     both = vmap(grad_and_value(scalar))
@@ -105,13 +122,20 @@ def looped(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
     return value_and_grad
 
 
-def trace(function: ValueAndGrad, example: Tensor, *, compiles: bool = False) -> ValueAndGrad:
-    """Record ``function`` as a flat graph for inputs of exactly the example's shape and type."""
-    graph_module = make_fx(function)(example)
-    _drop_aliases(graph_module.graph)
-    graph_module.graph.eliminate_dead_code()
-    graph_module.recompile()
+class TracedFunction(NamedTuple):
+    """A recorded function, for inputs of exactly the example's shape and type."""
 
+    function: ValueAndGrad
+    reads_numbers: bool
+    """Whether it contains numbers that were read from tensors when it was recorded."""
+
+
+def trace(function: ValueAndGrad, example: Tensor, *, compiles: bool = False) -> TracedFunction:
+    """Record ``function`` as a flat graph of tensor operations."""
+    example = example.clone()
+    with torch.no_grad(), OperationRecorder(example) as recorder:
+        results = function(example)
+    graph_module = recorder.graph_module(results)
     call = torch.compile(graph_module) if compiles else graph_module
 
     def run(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,11 +143,4 @@ def trace(function: ValueAndGrad, example: Tensor, *, compiles: bool = False) ->
             value, grad = call(q)
         return value, grad
 
-    return run
-
-
-def _drop_aliases(graph: fx.Graph) -> None:
-    """Aliases matter to autograd only, and the graph runs without it."""
-    for node in graph.nodes:
-        if node.target in _ALIASES:
-            node.replace_all_uses_with(node.args[0])
+    return TracedFunction(run, recorder.reads_numbers)
