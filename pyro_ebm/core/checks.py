@@ -148,7 +148,7 @@ def check_energies(values: Tensor, batch_shape: torch.Size, source: str) -> Tens
 
 def _as_number(value: object) -> float:
     """The value as a float; NaN for what is not a number (True and "0.1" among them)."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    return math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def _shape_advice(came: torch.Size, wanted: torch.Size) -> str:

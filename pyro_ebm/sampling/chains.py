@@ -80,7 +80,7 @@ class ChainRun:
     def _after_step(
         self, state: Any, info: Info, phase: str, step: int, storage: DrawStorage | None
     ) -> None:
-        self._watch.step(state)
+        self._watch.step(state, info)
         self._progress.step(info, storage)
         if self.hook is not None:
             self.hook(self.kernel, self.potential.unflatten(state.position), phase, step)

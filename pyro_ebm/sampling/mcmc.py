@@ -78,7 +78,7 @@ class MCMC:
         disable_progbar: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.kernel = kernel
+        self.kernel = self._recipe = kernel
         self.num_samples = check_count("num_samples", num_samples)
         self.num_chains = check_count("num_chains", num_chains)
         self.thinning = check_count("thinning", thinning)
@@ -93,7 +93,7 @@ class MCMC:
         self._samples: dict[str, Tensor] | None = None
 
     def run(self, *args: Any, **kwargs: Any) -> None:
-        """Sample; arguments go to the Pyro model. A second run replaces the draws.
+        """Sample; arguments go to the Pyro model. A second run tunes anew and replaces the draws.
 
         Raises:
             NonFiniteError: If no finite start is found, or half of the chains leave for
@@ -101,6 +101,7 @@ class MCMC:
             StepSizeError: If warm-up finds no step size.
         """
         self.chains = self.warmup_chains = self._samples = None
+        self.kernel = self._recipe
         self.potential = as_potential(self.kernel.target, *args, **kwargs)
         generator = own_generator(self.generator, self.potential.device)
         position = self._starts(generator)
@@ -144,7 +145,12 @@ class MCMC:
             return samples
         axis = 1 if group_by_chain else 0
         available = next(iter(samples.values())).shape[axis]
-        index = torch.randint(available, (check_count("num_samples", num_samples),))
+        index = torch.randint(
+            available,
+            (check_count("num_samples", num_samples),),
+            generator=self.generator,
+            device="cpu" if self.generator is None else self.generator.device,
+        )
         return {name: v.index_select(axis, index.to(v.device)) for name, v in samples.items()}
 
     def summary(self, prob: float = 0.9) -> None:
@@ -203,10 +209,10 @@ class MCMC:
         )
 
     def _given_starts(self, params: dict[str, Tensor]) -> Tensor:
-        for name, value in params.items():
-            check_finite(f"initial_params[{name!r}]", value)
-        position = self.potential.flatten(params).to(self.potential.dtype)
-        wanted = (self.num_chains, self.potential.dim)
+        _check_tensors(params)
+        potential = self.potential
+        position = potential.flatten(params).to(potential.device, potential.dtype)
+        wanted = (self.num_chains, potential.dim)
         if position.ndim == 1 and self.num_chains == 1:
             position = position.unsqueeze(0)
         if position.shape != wanted:
@@ -238,8 +244,9 @@ class MCMC:
         return self.chains
 
     def _constrained(self) -> dict[str, Tensor]:
+        positions = self._drawn().positions
         if self._samples is None:
-            self._samples = self.potential.constrain(self._drawn().positions)
+            self._samples = self.potential.constrain(positions)
         return self._samples
 
     def __repr__(self) -> str:
@@ -248,3 +255,13 @@ class MCMC:
             f"MCMC({self.kernel!r}, num_samples={self.num_samples}, "
             f"warmup_steps={self.warmup_steps}, num_chains={self.num_chains}, drawn={drawn})"
         )
+
+
+def _check_tensors(params: object) -> None:
+    if not isinstance(params, dict) or not all(isinstance(v, Tensor) for v in params.values()):
+        raise ShapeError(
+            f"initial_params is {params!r}, but a dict of tensors is wanted: unconstrained values "
+            "by site, (num_chains, *event) each."
+        )
+    for name, value in params.items():
+        check_finite(f"initial_params[{name!r}]", value)

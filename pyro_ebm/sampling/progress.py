@@ -32,6 +32,7 @@ class Progress:
         self._is_shown = not disable
         self._steps = 0
         self._next = time.perf_counter()
+        self._latest: tuple[Info, DrawStorage | None] | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -42,7 +43,8 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.update(self._steps)
+        if self._is_shown and self._latest is not None:
+            self.refresh(*self._latest)
         self._bar.close()
 
     def phase(self, name: str) -> None:
@@ -52,6 +54,7 @@ class Progress:
     def step(self, info: Info, storage: DrawStorage | None = None) -> None:
         """Count one step, and refresh the bar if it is time to."""
         self._steps += 1
+        self._latest = info, storage
         if self._is_shown and time.perf_counter() > self._next:
             self.refresh(info, storage)
 

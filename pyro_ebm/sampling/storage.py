@@ -7,8 +7,6 @@ from torch import Tensor
 
 from pyro_ebm.core.types import Chains, Info, State
 
-_DISCRETE = (torch.bool, torch.int64)
-
 
 class DrawStorage:
     """Room for ``num_draws`` draws of each chain, filled without leaving the device.
@@ -32,12 +30,14 @@ class DrawStorage:
         stats = info._asdict()
         finished = stats.pop("finished")
         if self._count is None:
-            self._allocate(state.position, stats)
-        row = self._row(finished)
+            self._count = self._allocate(state.position, stats)
+        row = self._row(self._count, finished)
         self._positions[row, self._chain] = state.position
         self._stats[row, self._chain] = torch.stack(
             [value.double() for value in stats.values()], dim=-1
         )
+        # Last, so that an interrupt cannot leave a counted row that is not filled.
+        self._count = self._count + finished
 
     def steps_left(self) -> int:
         """Least number of further steps that can complete every chain."""
@@ -54,12 +54,12 @@ class DrawStorage:
         return Chains(
             positions=self._positions[:num].transpose(0, 1),
             stats={
-                name: stats[..., i].to(dtype if dtype in _DISCRETE else torch.float64)
+                name: stats[..., i].to(torch.float64 if dtype.is_floating_point else dtype)
                 for i, (name, dtype) in enumerate(self._dtypes.items())
             },
         )
 
-    def _allocate(self, position: Tensor, stats: dict[str, Tensor]) -> None:
+    def _allocate(self, position: Tensor, stats: dict[str, Tensor]) -> Tensor:
         num_chains, dim = position.shape
         self._dtypes = {name: value.dtype for name, value in stats.items()}
         rows = self.num_draws + 1
@@ -68,12 +68,10 @@ class DrawStorage:
             rows, num_chains, len(stats), dtype=torch.float64, device=position.device
         )
         self._chain = torch.arange(num_chains, device=position.device)
-        self._count = torch.zeros_like(self._chain)
+        return torch.zeros_like(self._chain)
 
-    def _row(self, finished: Tensor) -> Tensor:
-        assert self._count is not None
+    def _row(self, count: Tensor, finished: Tensor) -> Tensor:
         spare = self.num_draws
-        row = (self._count // self.thinning).clamp(max=spare)
-        keeps = finished & (self._count % self.thinning == self.thinning - 1)
-        self._count = self._count + finished
+        row = (count // self.thinning).clamp(max=spare)
+        keeps = finished & (count % self.thinning == self.thinning - 1)
         return torch.where(keeps, row, spare)

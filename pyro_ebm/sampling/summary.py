@@ -24,6 +24,12 @@ def to_numpy(draws: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     return {name: value.detach().cpu().numpy() for name, value in draws.items()}
 
 
+def to_numbers(draws: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """The same, with booleans as 0 and 1: ArviZ's statistics subtract, which booleans cannot."""
+    arrays = to_numpy(draws)
+    return {k: v.astype(np.int64) if v.dtype == np.bool_ else v for k, v in arrays.items()}
+
+
 def from_groups(groups: Groups, **kwargs: Any) -> Any:
     """Build ArviZ's container from ``{group: {name: (chain, draw, *event)}}``."""
     return az.from_dict(groups, **kwargs) if HAS_DATATREE else az.from_dict(**groups, **kwargs)
@@ -38,7 +44,9 @@ def summary_table(draws: dict[str, Tensor], probability: float) -> Any:
     check_num_draws(draws)
     check_probability("prob", probability)
     interval = "ci_prob" if HAS_DATATREE else "hdi_prob"
-    return az.summary(from_groups({"posterior": to_numpy(draws)}), **{interval: probability})
+    data = from_groups({"posterior": to_numbers(draws)})
+    with _constants_allowed():
+        return az.summary(data, **{interval: probability})
 
 
 def site_statistics(draws: dict[str, Tensor]) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
@@ -48,16 +56,26 @@ def site_statistics(draws: dict[str, Tensor]) -> dict[str, dict[str, np.ndarray[
         ValueError: If there are fewer than 4 draws in each chain.
     """
     check_num_draws(draws)
-    data = from_groups({"posterior": to_numpy(draws)})["posterior"]
-    n_eff, r_hat = az.ess(data), az.rhat(data)
+    data = from_groups({"posterior": to_numbers(draws)})["posterior"]
+    with _constants_allowed():
+        n_eff, r_hat = az.ess(data), az.rhat(data)
     return {name: {"n_eff": n_eff[name].values, "r_hat": r_hat[name].values} for name in draws}
 
 
 def check_num_draws(draws: dict[str, Tensor]) -> None:
     """Refuse statistics of too few draws."""
-    num_draws = min(value.shape[1] for value in draws.values())
+    check_enough_draws(min(value.shape[1] for value in draws.values()))
+
+
+def check_enough_draws(num_draws: int) -> None:
+    """Refuse statistics of chains that are too short for them."""
     if num_draws < MINIMUM_DRAWS:
         raise ValueError(
             f"there are {num_draws} draws in each chain, but R-hat and ESS need at least "
             f"{MINIMUM_DRAWS}: run with a larger num_samples."
         )
+
+
+def _constants_allowed() -> Any:
+    """Entries that never change (of a Cholesky factor, say) have the R-hat NaN, which says it."""
+    return np.errstate(divide="ignore", invalid="ignore")
