@@ -53,7 +53,8 @@ imports: $(VENV)/check.stamp
 	$(BIN)/lint-imports --no-logo
 
 doctest: $(VENV)/check.stamp
-	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' pyro_ebm README.md CONTRIBUTING.md
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' \
+		pyro_ebm README.md CONTRIBUTING.md docs/*.md
 
 smoke: $(VENV)/check.stamp
 	set -e; for name in $(EXAMPLES); do \

@@ -40,9 +40,7 @@ KERNELS = {
 
 def sample(name: str, num_chains: int, num_steps: int) -> tuple[Tensor, str]:
     """Run one kernel; return its draws and its row of the table."""
-    mcmc = MCMC(
-        KERNELS[name], num_samples=num_steps, warmup_steps=num_steps, num_chains=num_chains
-    )
+    mcmc = MCMC(KERNELS[name], num_samples=num_steps, warmup_steps=num_steps, num_chains=num_chains)
     started = time.perf_counter()
     mcmc.run()
     seconds = time.perf_counter() - started
@@ -88,7 +86,9 @@ def main() -> None:
     print(*(row for _, row in results.values()), sep="\n")
     print(f"{'exact':<22}{MEAN:>8.4f}{VARIANCE:>20.4f}")
     plot({name: draws for name, (draws, _) in results.items()})
-    print(f"Figure in {OUT}/. Only MALA is exact: what the others are off by comes from their step,")
+    print(
+        f"Figure in {OUT}/. Only MALA is exact: what the others are off by comes from their step,"
+    )
     print("and no number of draws takes it away. ESS counts draws; it knows nothing of a bias.")
 
 

@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import make_moons
 from torch import Tensor
 
-from pyro_ebm import MALA, MCMC, Langevin, MLPEnergy, fit_energy
+from pyro_ebm import MALA, MCMC, MLPEnergy, fit_energy
 from pyro_ebm.core.types import Energy, Objective
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.objectives import ContrastiveDivergence, MaximumLikelihood
@@ -23,7 +23,7 @@ OUT = Path("out/train_an_energy")
 AXIS = torch.linspace(-4, 4, 200)
 GRID = torch.stack(torch.meshgrid(AXIS, AXIS, indexing="xy"), dim=-1)
 OBJECTIVES: dict[str, Objective] = {
-    "ContrastiveDivergence": ContrastiveDivergence(Langevin(step_size=0.1), num_steps=10),
+    "ContrastiveDivergence": ContrastiveDivergence(MALA(step_size=0.3), num_steps=10),
     "MaximumLikelihood": MaximumLikelihood(MALA(step_size=0.3), num_steps=20),
 }
 
@@ -44,14 +44,15 @@ def log_density(energy: Energy, x: Tensor) -> Tensor:
 
 def train(name: str, data: Tensor, num_steps: int) -> tuple[MLPEnergy, Tensor]:
     """Fit and sample one energy."""
-    energy = MLPEnergy(event_shape=(2,), hidden=(64, 64))
-    optimizer = torch.optim.Adam(energy.parameters(), lr=2e-3)
+    energy = MLPEnergy(event_shape=(2,), hidden=(32, 32))
+    optimizer = torch.optim.Adam(energy.parameters(), lr=3e-3)
     checkpoint = OUT / f"{name}.pt"
+    checkpoint.unlink(missing_ok=True)  # fit_energy overwrites no training of another run
     objective = OBJECTIVES[name]
     fit_energy(
         energy, objective, data, num_steps=num_steps, optimizer=optimizer, checkpoint=checkpoint
     )
-    energy.requires_grad_(False)
+    energy.requires_grad_(requires_grad=False)
     mcmc = MCMC(MALA(energy), num_samples=1, warmup_steps=num_steps // 2, num_chains=1000)
     mcmc.run()
     return energy, mcmc.get_samples()["x"]
@@ -66,7 +67,7 @@ def plot(data: Tensor, results: dict[str, tuple[MLPEnergy, Tensor]]) -> None:
         density = log_density(energy, GRID).exp()
         axis.pcolormesh(GRID[..., 0], GRID[..., 1], density, cmap="Blues", rasterized=True)
         axis.scatter(*draws.T, s=3, color="C1", linewidths=0)
-        axis.set(title=f"{name}: density, samples")
+        axis.set(title=name)
     figure.tight_layout()
     figure.savefig(OUT / "moons.png", dpi=120)
 
@@ -75,7 +76,7 @@ def main() -> None:
     """Train, print, plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="only show that it runs")
-    num_steps = 30 if parser.parse_args().smoke else 1000
+    num_steps = 30 if parser.parse_args().smoke else 800
     torch.manual_seed(0)
     OUT.mkdir(parents=True, exist_ok=True)
     data, held_out = moons(2000, seed=0), moons(1000, seed=1)

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from examples.digits.fit import Fit, GradientRow
 from examples.digits.models import VAE
@@ -18,6 +19,8 @@ from examples.digits.posterior import Sampled
 from examples.digits.prior import PriorResult
 
 mpl.use("Agg")
+
+_GRID = 8
 
 
 def training(fits: dict[str, Fit], rows: list[GradientRow]) -> Figure:
@@ -90,9 +93,8 @@ def generated(vae: VAE, result: PriorResult) -> Figure:
     }
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
     for axis, (name, latents) in zip(axes, sources.items(), strict=True):
-        chosen = latents[torch.linspace(0, len(latents) - 1, 64).long()]
-        images = vae.decoder(chosen).reshape(8, 8, 8, 8).permute(0, 2, 1, 3).reshape(64, 64)
-        _show(axis, images)
+        chosen = latents[torch.linspace(0, len(latents) - 1, _GRID**2).long()]
+        _show(axis, _tiled(vae.decoder(chosen)))
         axis.set_title(f"decoded from the {name}")
     return figure
 
@@ -133,6 +135,12 @@ def _most_structured(latents: Tensor, order: Tensor) -> tuple[int, int]:
     scaled = (latents - latents.mean(dim=0)) / latents.std(dim=0)
     ranked = (scaled.pow(4).mean(dim=0) - 3.0).abs()[order].argsort(descending=True)
     return int(order[ranked[0]]), int(order[ranked[1]])
+
+
+def _tiled(images: Tensor) -> Tensor:
+    """Images ``(_GRID ** 2, 64)`` as one, with a margin between them."""
+    framed = pad(images.reshape(_GRID, _GRID, 8, 8), (1, 1, 1, 1), value=0.25)
+    return framed.permute(0, 2, 1, 3).reshape(10 * _GRID, 10 * _GRID)
 
 
 def _show(axis: Axes, image: Tensor) -> None:

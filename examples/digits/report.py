@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from examples.digits.fit import Fit, GradientRow
+from examples.digits.models import NOISE
 from examples.digits.posterior import Sampled
 from examples.digits.prior import PriorResult
 from pyro_ebm.diagnostics import mixing_report
@@ -115,6 +116,7 @@ def write(
     agrees = "agree" if z < bound else "DO NOT agree"
     path.write_text(
         _TEMPLATE.format(
+            noise=NOISE,
             elbo=as_markdown(elbo_table(fits)),
             gradients=as_markdown(gradient_table(gradients)),
             posterior=as_markdown(posterior_table(methods)),
@@ -139,7 +141,7 @@ def _variance_ratios(methods: list[Sampled]) -> str:
 _TEMPLATE = """# Digits: a VAE, its posteriors, and an energy as its prior
 
 Handwritten digits of 8 x 8 pixels, 1437 to train on and 360 held out; latent dimension 8, Gaussian
-pixels with standard deviation 0.2.
+pixels with standard deviation {noise}.
 
 ## 1. Two gradient estimators
 
@@ -177,8 +179,8 @@ bias, chosen on purpose: it keeps the chains near the guide.
 A Gaussian base plus a network, trained by contrastive divergence on the aggregated posterior.
 Squared MMD to held-out latents (unbiased, Gaussian kernel, median bandwidth), and the same for
 decoder means against held-out images, where the oracle decodes the aggregated posterior itself.
-The standard error is the one of the paired difference, over blocks of disjoint digits; z below -3
-means closer than the Gaussian prior.
+The standard error is the one of the paired difference, with all draws of one digit counted as one
+cluster; z below -3 means closer than the Gaussian prior.
 
 {mmd}
 

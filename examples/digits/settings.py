@@ -17,9 +17,9 @@ class Settings:
     warmup_steps: int = 1000
     nuts_samples: int = 300
     nuts_warmup: int = 200
-    energy_steps: int = 3000
+    energy_steps: int = 1600
     prior_draws: int = 10_000
-    prior_steps: int = 1000
+    prior_steps: int = 500
 
 
 FULL = Settings()

@@ -189,7 +189,7 @@ class ModelPotential(Summable):
         return {name: v.reshape(q.shape[:-1] + v.shape[1:]) for name, v in whole.items()}
 
     def compiled(self) -> ModelPotential:
-        """The same potential with ``torch.compile``d value and gradient; slow to start.
+        """The same potential, value and gradient compiled by ``torch.compile``; slow to start.
 
         Raises:
             ModelError: On first use, if the model cannot be batched.
