@@ -2,6 +2,7 @@
 # (or `make PYTHON=/path/to/python test`).
 
 PYTHON ?= python3
+PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
@@ -38,7 +39,7 @@ demo: $(VENV)/demo.stamp  ## Install and run the main example; results in out/di
 	$(BIN)/python -m examples.digits
 
 test: $(VENV)/test.stamp  ## Install and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 check: lint types imports doctest smoke docs  ## Every other check that CI makes
 

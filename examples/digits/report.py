@@ -140,7 +140,7 @@ def _variance_ratios(methods: list[Sampled]) -> str:
 
 _TEMPLATE = """# Digits: a VAE, its posteriors, and an energy as its prior
 
-Handwritten digits of 8 x 8 pixels, 1437 to train on and 360 held out; latent dimension 8, Gaussian
+Handwritten digits of 8 x 8 pixels, 898 to train on and 899 held out; latent dimension 8, Gaussian
 pixels with standard deviation {noise}.
 
 ## 1. Two gradient estimators
