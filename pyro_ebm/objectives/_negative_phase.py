@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.checks import NonFiniteError, StepSizeError, check_event, check_finite
+from pyro_ebm.core.checks import NonFiniteError, StepSizeError
 from pyro_ebm.core.types import Energy, Kernel
 from pyro_ebm.potentials import EnergyPotential
 from pyro_ebm.sampling.walk import walk
@@ -21,13 +21,6 @@ def check_recipe(kernel: Kernel[Any, Any]) -> None:
             f"{name} has no step size, and an objective has no warm-up to tune one: give it, as "
             f"in {name}(step_size=0.1)."
         )
-
-
-def check_batch(energy: Energy, x: Tensor) -> Tensor:
-    """Return the data as ``(B, *event)`` if they are finite points of the energy's event."""
-    event_shape = torch.Size(energy.event_shape)
-    check_finite("x", check_event("x", x, event_shape))
-    return x.reshape(-1, *event_shape)
 
 
 def moved(
@@ -54,8 +47,7 @@ def contrast(energy: Energy, data: Tensor, negatives: Tensor) -> Tensor:
     if not bool(torch.isfinite(loss)):
         raise NonFiniteError(
             f"the mean energy is {positive.item():.6g} on the data and {negative.item():.6g} on "
-            "the "
-            "chains: the parameters have left the region where the energy is finite. Lower the "
+            "the chains: the parameters have left the region where the energy is finite. Lower the "
             "learning rate or the kernel's step size, or add a base term to the energy."
         )
     return loss

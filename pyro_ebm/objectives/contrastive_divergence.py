@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.checks import check_count
+from pyro_ebm.core.checks import check_count, check_data
 from pyro_ebm.core.randomness import own_generator
 from pyro_ebm.core.types import Energy, Kernel
-from pyro_ebm.objectives._negative_phase import check_batch, check_recipe, contrast, moved
+from pyro_ebm.objectives._negative_phase import check_recipe, contrast, moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class ContrastiveDivergence:
     def __call__(
         self, energy: Energy, x: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        data = check_batch(energy, x)
+        data = check_data(energy, x)
         generator = own_generator(generator, data.device)
         negatives = moved(self.kernel, energy, data, self.num_steps, generator)
         return contrast(energy, data, negatives)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_ebm.core.checks import ShapeError, check_count
+from pyro_ebm.core.checks import ShapeError, check_count, check_data
 from pyro_ebm.core.randomness import forked_rng, own_generator
 from pyro_ebm.core.types import Energy, Kernel
-from pyro_ebm.objectives._negative_phase import check_batch, check_recipe, contrast, moved
+from pyro_ebm.objectives._negative_phase import check_recipe, contrast, moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class MaximumLikelihood:
     def __call__(
         self, energy: Energy, x: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        data = check_batch(energy, x)
+        data = check_data(energy, x)
         generator = own_generator(generator, data.device)
         start = self._start(data, generator)
         negatives = moved(self.kernel, energy, start, self.num_steps, generator)
@@ -77,4 +77,4 @@ class MaximumLikelihood:
                 f"initial draws points of shape {tuple(start.shape[1:])}, but the energy's event "
                 f"shape is {tuple(data.shape[1:])}: use .expand() and .to_event()."
             )
-        return start.to(data.dtype)
+        return start.to(data)

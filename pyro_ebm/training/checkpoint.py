@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import os
+import pickle
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pyro_ebm.core.checks import ModelError
+
+_CONTENT = {"energy", "optimizer", "optimizer_class", "generator", "history"}
 
 
-class TrainingState(NamedTuple):
-    """Everything that the next step depends on."""
+def _empty_history() -> dict[str, list[float]]:
+    return {"loss": [], "energy_data": [], "grad_norm": []}
 
-    energy: nn.Module
+
+@dataclass
+class TrainingState:
+    """Everything that the next step depends on, and the history of those made."""
+
+    energy: Any
+    """A module and an energy, which mypy cannot say."""
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
-    history: dict[str, list[float]]
+    history: dict[str, list[float]] = field(default_factory=_empty_history)
+
+    def __post_init__(self) -> None:
+        self.mark()
 
     @property
     def step(self) -> int:
         """Number of steps made."""
         return len(self.history["loss"])
 
+    def mark(self) -> None:
+        """Note that a step is complete: what an unfinished one draws is not saved."""
+        self.generator_state: Tensor = self.generator.get_state()
 
-def check_writable(path: Path) -> None:
-    """Refuse a path that no checkpoint can be written to, before any work is done.
+
+def check_writable(path: Path, resume: Path | None) -> None:
+    """Refuse a path that no checkpoint can or should be written to, before any work is done.
 
     Raises:
-        OSError: If the folder is missing or not writable, or the path is a folder.
+        OSError: If the folder is missing, the path is a folder, or there is a file that this
+            training does not continue.
     """
     if path.is_dir():
         raise IsADirectoryError(f"the checkpoint path {path} is a folder: give a file name in it.")
@@ -42,32 +63,91 @@ def check_writable(path: Path) -> None:
             f"the checkpoint {path} cannot be written: no permission to write into {path.parent}. "
             "Give another path."
         )
+    if path.exists() and (resume is None or not resume.exists() or not path.samefile(resume)):
+        raise FileExistsError(
+            f"the checkpoint {path} is there already and would be overwritten: continue it with "
+            f"resume={str(path)!r}, give another path, or delete it."
+        )
 
 
 def save(state: TrainingState, path: Path) -> None:
     """Write the state next to ``path`` and move it there, so that no half file is ever left."""
-    content = {
-        "energy": state.energy.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "generator": state.generator.get_state(),
-        "history": {k: torch.tensor(v, dtype=torch.float64) for k, v in state.history.items()},
-    }
     partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
+    with partial.open("wb") as file:
+        torch.save(_content(state), file)
     partial.replace(path)
 
 
 def load(state: TrainingState, path: Path) -> None:
     """Put a saved state into the energy, the optimiser, the generator and the history.
 
+    The hyper-parameters of the optimiser stay as they are. Nothing is changed if anything
+    does not fit.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        RuntimeError: If the parameters do not fit the energy.
+        ModelError: If it is not a checkpoint, or is one of another energy or optimiser.
     """
-    content: dict[str, Any] = torch.load(path, weights_only=True)
+    content = _read(path)
+    given = _content(state)
+    _check_fits("energy", _tensors(content), _tensors(given))
+    _check_fits("optimizer", _groups(content), _groups(given))
     state.energy.load_state_dict(content["energy"])
-    state.optimizer.load_state_dict(content["optimizer"])
+    groups = given["optimizer"]["param_groups"]
+    state.optimizer.load_state_dict({**content["optimizer"], "param_groups": groups})
     state.generator.set_state(content["generator"])
-    saved: dict[str, Tensor] = content["history"]
-    for name, values in state.history.items():
-        values[:] = saved[name].tolist()
+    state.history.update({name: values.tolist() for name, values in content["history"].items()})
+    state.mark()
+
+
+def _content(state: TrainingState) -> dict[str, Any]:
+    return {
+        "energy": state.energy.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "optimizer_class": type(state.optimizer).__name__,
+        "generator": state.generator_state,
+        "history": {k: torch.tensor(v, dtype=torch.float64) for k, v in state.history.items()},
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {path} to resume from: check the path, or leave resume out to "
+            "start anew."
+        )
+    content = _load_archive(path) if zipfile.is_zipfile(path) else None
+    if not isinstance(content, dict) or not content.keys() >= _CONTENT:
+        raise ModelError(f"{path} is not a checkpoint of fit_energy: give one to resume from.")
+    return content
+
+
+def _load_archive(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path} is not a checkpoint: it cannot be read ({error}).") from error
+
+
+def _tensors(content: dict[str, Any]) -> dict[str, str]:
+    """What each tensor of the energy looks like."""
+    tensors = content["energy"].items()
+    return {k: f"{tuple(v.shape)} {v.dtype}" for k, v in tensors if isinstance(v, Tensor)}
+
+
+def _groups(content: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's class, and what it optimises."""
+    sizes = [len(group["params"]) for group in content["optimizer"]["param_groups"]]
+    return {"class": content["optimizer_class"], "parameters in each group": sizes}
+
+
+def _check_fits(what: str, saved: dict[str, Any], given: dict[str, Any]) -> None:
+    names = [name for name in {**saved, **given} if saved.get(name) != given.get(name)]
+    if names:
+        differences = "; ".join(
+            f"{name} is {saved.get(name)} there and {given.get(name)} here" for name in names
+        )
+        raise ModelError(
+            f"the checkpoint is one of another {what}: {differences}. Build the {what} as it was "
+            "when the checkpoint was written."
+        )

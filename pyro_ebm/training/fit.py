@@ -12,17 +12,11 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyro_ebm.core.checks import (
-    ModelError,
-    NonFiniteError,
-    ShapeError,
-    check_count,
-    check_event,
-    check_finite,
-)
+from pyro_ebm.core.checks import ModelError, NonFiniteError, check_count, check_data
 from pyro_ebm.core.randomness import own_generator
 from pyro_ebm.core.types import Objective
 from pyro_ebm.training.checkpoint import TrainingState, check_writable, load, save
+from pyro_ebm.training.interrupts import uninterrupted
 
 _SECONDS_BETWEEN_SAVES = 10.0
 _STEPS_BETWEEN_REFRESHES = 20
@@ -44,29 +38,34 @@ def fit_energy(  # noqa: PLR0913  # a driver
     """Minimise an objective over random batches of the data, in place.
 
     Ctrl-C ends the training and keeps what was learned so far; a loss or gradient that is not
-    finite raises before it can spoil the parameters. Both write the checkpoint first. A
-    resumed training equals an uninterrupted one.
+    finite raises before it can spoil the parameters. Both write the checkpoint first.
+
+    The checkpoint is written before the first step, every 10 seconds and at the end. A file
+    that is there already is replaced only by a training that resumes from it. A resumed
+    training equals an uninterrupted one as long as its optimiser has the same
+    hyper-parameters; they are those of the optimiser given, so that a rate can be lowered.
 
     Args:
         energy: Energy with parameters; trained in place.
         objective: Loss such as ``ContrastiveDivergence``.
         x: Data ``(*batch, *event)``.
         num_steps: Optimiser steps, those of a resumed run included.
-        batch_size: Data of each step, drawn with replacement.
+        batch_size: Data of each step, drawn with replacement; at most as many as there are.
         optimizer: Optimiser over the energy's parameters; by default Adam with rate 1e-3.
         progress: Show a progress bar.
         checkpoint: File to save parameters, optimiser, RNG, step and history to.
-        resume: Checkpoint to continue from.
+        resume: Checkpoint to continue from; may be the same file.
         generator: Source of randomness; by default seeded from torch's global one.
 
     Returns:
         History with the coordinate ``step``: ``loss`` (not a likelihood), ``energy_data``
-        (mean energy of the batch), ``grad_norm``.
+        (mean energy of the batch after the step), ``grad_norm``.
 
     Raises:
-        ModelError: If the energy has no parameter to train.
+        ModelError: If the energy has no parameter to train, the optimiser is not over its
+            parameters, or ``resume`` is a checkpoint of another energy or optimiser.
         NonFiniteError: If data, loss or gradient are not finite.
-        OSError: If the checkpoint cannot be written.
+        OSError: If the checkpoint cannot be written or exists, or there is none to resume.
 
     >>> from pyro_ebm import MALA, MLPEnergy
     >>> from pyro_ebm.objectives import ContrastiveDivergence
@@ -78,19 +77,16 @@ def fit_energy(  # noqa: PLR0913  # a driver
     (3,)
     """
     check_count("num_steps", num_steps)
-    data = _check_data(energy, x)
+    data = check_data(energy, x)
+    batch_size = min(check_count("batch_size", batch_size), len(data))
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
-        check_writable(path)
+        check_writable(path, None if resume is None else Path(resume))
     state = TrainingState(
-        energy=energy,
-        optimizer=optimizer or torch.optim.Adam(_trainable(energy), lr=1e-3),
-        generator=own_generator(generator, data.device),
-        history={"loss": [], "energy_data": [], "grad_norm": []},
+        energy, _optimizer(energy, optimizer), own_generator(generator, data.device)
     )
     if resume is not None:
         load(state, Path(resume))
-    batch_size = min(check_count("batch_size", batch_size), len(data))
     with tqdm(total=num_steps, initial=state.step, desc="Fit", disable=not progress) as bar:
         _Trainer(state, objective, data, batch_size, path, bar).run(num_steps)
     return _as_dataset(state.history)
@@ -111,13 +107,12 @@ class _Trainer:
 
     def run(self, num_steps: int) -> None:
         """Train until ``num_steps`` steps are made in all, saving now and then."""
-        saved = time.perf_counter()
+        self._save()
         try:
             while self.state.step < num_steps:
                 self._step()
-                if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:
+                if time.perf_counter() - self._saved > _SECONDS_BETWEEN_SAVES:
                     self._save()
-                    saved = time.perf_counter()
         except KeyboardInterrupt:
             warnings.warn(
                 f"training was interrupted after {self.state.step} of {num_steps} steps; what was "
@@ -128,70 +123,83 @@ class _Trainer:
             self._save()
 
     def _step(self) -> None:
+        batch = self._batch()
+        try:
+            loss, norm = self._gradient(batch)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"step {self.state.step + 1}: {error} The parameters of the step before are kept."
+            ) from error
+        with uninterrupted():
+            self.state.optimizer.step()
+            self._record(loss, norm, batch)
+        self._show()
+
+    def _batch(self) -> Tensor:
+        generator = self.state.generator
+        shape = (self.batch_size,)
+        index = torch.randint(len(self.data), shape, generator=generator, device=generator.device)
+        return self.data[index]
+
+    def _gradient(self, batch: Tensor) -> tuple[float, float]:
+        """Fill the gradients, and return the loss and the norm of its gradient."""
         state = self.state
-        index = torch.randint(
-            len(self.data),
-            (self.batch_size,),
-            generator=state.generator,
-            device=state.generator.device,
-        )
-        batch = self.data[index]
         state.optimizer.zero_grad()
         loss = self.objective(state.energy, batch, generator=state.generator)
-        loss.backward()  # type: ignore[no-untyped-call]  # of torch
-        norm = self._check(loss.detach())
-        state.optimizer.step()
-        self._record(float(loss.detach()), norm, batch)
-
-    def _check(self, loss: Tensor) -> Tensor:
-        grads = [p.grad for p in _trainable(self.state.energy) if p.grad is not None]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([grad.norm() for grad in grads]))
+        loss.backward()
+        norms = [p.grad.norm() for p in _parameters(state.optimizer) if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise NonFiniteError(
-                f"step {self.state.step}: the loss is {loss.item():.6g} and the norm of its "
-                f"gradient {norm.item():.6g}. The parameters of the step before are kept; lower "
-                "the learning rate or the kernel's step size."
+                f"the loss is {loss.item():.6g} and the norm of its gradient {norm.item():.6g}: "
+                "lower the learning rate or the kernel's step size."
             )
-        return norm
+        return loss.item(), norm.item()
 
-    def _record(self, loss: float, norm: Tensor, batch: Tensor) -> None:
-        history = self.state.history
+    def _record(self, loss: float, norm: float, batch: Tensor) -> None:
         with torch.no_grad():
-            energy_data = float(self.state.energy(batch).mean())
-        history["energy_data"].append(energy_data)
-        history["grad_norm"].append(float(norm))
-        history["loss"].append(loss)
+            energy_data = self.state.energy(batch).mean().item()
+        numbers = {"loss": loss, "energy_data": energy_data, "grad_norm": norm}
+        for name, number in numbers.items():
+            self.state.history[name].append(number)
+        self.state.mark()
+
+    def _show(self) -> None:
         if self.state.step % _STEPS_BETWEEN_REFRESHES == 0:
-            self.bar.set_postfix(loss=f"{loss:.3g}", E=f"{energy_data:.3g}", refresh=False)
+            last = {name: f"{numbers[-1]:.3g}" for name, numbers in self.state.history.items()}
+            self.bar.set_postfix(last, refresh=False)
         self.bar.update()
 
     def _save(self) -> None:
         if self.path is not None:
-            save(self.state, self.path)
+            with uninterrupted():
+                save(self.state, self.path)
+        self._saved = time.perf_counter()
 
 
-def _trainable(energy: nn.Module) -> list[nn.Parameter]:
+def _optimizer(energy: nn.Module, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+    if not isinstance(energy, nn.Module):
+        raise ModelError(
+            f"{energy!r} is not a torch.nn.Module, so it has no parameters to fit: make it one."
+        )
     parameters = [p for p in energy.parameters() if p.requires_grad]
     if not parameters:
         raise ModelError(
             f"{energy!r} has no parameter that requires grad, so there is nothing to fit: unfreeze "
             "it with energy.requires_grad_(True)."
         )
-    return parameters
-
-
-def _check_data(energy: nn.Module, x: Tensor) -> Tensor:
-    event_shape = getattr(energy, "event_shape", None)
-    if event_shape is None:
+    if optimizer is None:
+        return torch.optim.Adam(parameters, lr=1e-3)
+    if {id(p) for p in parameters}.isdisjoint(id(p) for p in _parameters(optimizer)):
         raise ModelError(
-            f"{energy!r} has no event_shape, so the shape of one datum is unknown: give the module "
-            "an event_shape attribute."
+            f"the optimizer holds no trainable parameter of {energy!r}, so that nothing would be "
+            "learned: make it over energy.parameters() of this energy."
         )
-    check_finite("x", check_event("x", x, torch.Size(event_shape)))
-    data = x.reshape(-1, *event_shape)
-    if len(data) == 0:
-        raise ShapeError(f"x has shape {tuple(x.shape)}, but at least one datum is wanted.")
-    return data
+    return optimizer
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _as_dataset(history: dict[str, list[float]]) -> xr.Dataset:
