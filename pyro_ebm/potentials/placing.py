@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -116,11 +117,22 @@ class PlacedModel:
         return poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
 
     def _trace(self, placer: Messenger) -> Trace:
-        with poutine.block(), unvalidated(), placer:
+        with poutine.block(), unvalidated(), _own_errors(), placer:
             trace = self.run()
             fill_masked(trace)
             trace.compute_log_prob()
             return trace
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Let our errors through as they are: Pyro wraps them in a list of all shapes."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error.__cause__, ModelError):
+            raise error.__cause__ from None
+        raise
 
 
 def _value_of(msg: dict[str, Any], values: dict[str, Tensor]) -> Tensor:

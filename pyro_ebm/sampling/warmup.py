@@ -98,21 +98,23 @@ class WarmUp:
         if self._tuner is not None:
             step_size = self._tuner.update(float(info.acceptance_rate.mean()))
             self._replace(step_size=min(max(step_size, _SMALLEST), _LARGEST))
-        self._variance.update(state.position)
+        if self._estimates_scale:
+            self._variance.update(state.position)
         self._steps_left -= 1
         if self._steps_left == 0:
             self._close_window(state)
         return state, info
 
     def _open_window(self, window: Window, state: Any) -> None:
-        self._window, self._steps_left = window, window.num_steps
+        self._steps_left = window.num_steps
+        self._estimates_scale = self._tunes_scale and window.estimates_scale
         self._tuner = self._start_step_size(window, state)
         self._variance = PooledVariance(self.potential.dim, state.position.device)
 
     def _close_window(self, state: Any) -> None:
         if self._tuner is not None:
             self._replace(step_size=self._tuner.average)
-        if self._tunes_scale and self._window.estimates_scale:
+        if self._estimates_scale:
             self._replace(scale=self._variance.scale(state.position.dtype))
 
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:

@@ -16,9 +16,9 @@ _ESCAPE_FACTOR = 1e6
 class EscapeWatch:
     """Looks at the chains every 50 steps.
 
-    A chain has left when a coordinate is not finite or beyond ``1e6 * (1 + max |start|)``, or
-    when it has not moved since the last look because every move diverged: where the energy falls
-    to minus infinity it soon overflows, and the chain is stuck before it gets far.
+    A chain has left when since the last look a coordinate was not finite or beyond
+    ``1e6 * (1 + max |start|)``, or when it has not moved because every move diverged: where the
+    energy falls to minus infinity it soon overflows, and the chain is stuck before it gets far.
     Single far chains are data (heavy tails); half of all at once mean that the density cannot
     be normalised.
 
@@ -29,8 +29,7 @@ class EscapeWatch:
     def __init__(self, start: Tensor) -> None:
         self._bound = _ESCAPE_FACTOR * (1.0 + start.abs().amax())
         self._steps = 0
-        self._last = start
-        self._only_diverges = self._all(start)
+        self._begin_period(start)
 
     def step(self, state: State, info: Info) -> None:
         """Count one step, and look if it is time to.
@@ -39,18 +38,19 @@ class EscapeWatch:
             NonFiniteError: If half of the chains have left.
         """
         self._steps += 1
+        self._furthest = torch.maximum(self._furthest, state.position.abs().amax(dim=-1))
         self._only_diverges = self._only_diverges & info.diverging
         if self._steps % _STEPS_BETWEEN_LOOKS == 0:
             self._look(state.position)
-            self._last = state.position
-            self._only_diverges = self._all(state.position)
+            self._begin_period(state.position)
 
-    @staticmethod
-    def _all(position: Tensor) -> Tensor:
-        return torch.ones(len(position), dtype=torch.bool, device=position.device)
+    def _begin_period(self, position: Tensor) -> None:
+        self._last = position
+        self._furthest = position.abs().amax(dim=-1)
+        self._only_diverges = torch.ones_like(self._furthest, dtype=torch.bool)
 
     def _look(self, position: Tensor) -> None:
-        inside = (torch.isfinite(position) & (position.abs() < self._bound)).all(dim=-1)
+        inside = self._furthest < self._bound
         is_stuck = self._only_diverges & (position == self._last).all(dim=-1)
         left = int((~inside | is_stuck).sum())
         if 2 * left >= len(inside):
