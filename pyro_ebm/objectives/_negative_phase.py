@@ -45,12 +45,12 @@ def _frozen(energy: Energy) -> Iterator[None]:
     modules = [energy] if isinstance(energy, nn.Module) else []
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     for parameter in trained:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     try:
         yield
     finally:
         for parameter in trained:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
 
 
 def contrast(energy: Energy, data: Tensor, negatives: Tensor) -> Tensor:
