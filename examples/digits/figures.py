@@ -27,7 +27,7 @@ def training(fits: dict[str, Fit], rows: list[GradientRow]) -> Figure:
     """ELBO curves, and the gradient variance at one point."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, fit in fits.items():
-        left.plot(fit.steps, fit.elbo, label=f"{name}, 8 particles")
+        left.plot(fit.steps, fit.elbo, label=f"{name}, 4 particles")
     last = min(fit.elbo[-1] for fit in fits.values())
     left.set(
         xlabel="SVI step",

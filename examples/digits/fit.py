@@ -40,8 +40,8 @@ def train_twice(digits: Digits, settings: Settings) -> dict[str, Fit]:
     """Train from the same start with reparameterised and with score-function gradients."""
     start = VAE()
     estimators = {
-        "reparameterised": ReparameterizedELBO(num_particles=8),
-        "score function": ScoreFunctionELBO(LeaveOneOut(), num_particles=8),
+        "reparameterised": ReparameterizedELBO(num_particles=4),
+        "score function": ScoreFunctionELBO(LeaveOneOut(), num_particles=4),
     }
     return {
         name: _train(copy.deepcopy(start), estimator, digits, settings, name)

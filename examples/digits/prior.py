@@ -33,7 +33,7 @@ class PriorResult(NamedTuple):
 
 def study_prior(vae: VAE, digits: Digits, settings: Settings) -> PriorResult:
     """Train, sample by two kernels, and compare with the Gaussian prior."""
-    energy = MLPEnergy(LATENT, hidden=(128, 128))
+    energy = MLPEnergy(LATENT, hidden=(64, 64))
     history = _train(energy, vae.aggregated_posterior(digits.train, 20).flatten(0, 1), settings)
     runs = {
         "MALA": _sample(MALA(energy), settings),
@@ -54,7 +54,7 @@ def _train(energy: MLPEnergy, latents: Tensor, settings: Settings) -> Any:
             objective,
             latents,
             num_steps=math.ceil(share * settings.energy_steps),
-            batch_size=512,
+            batch_size=256,
             optimizer=torch.optim.Adam(energy.parameters(), lr=rate),
         )
         histories.append(history)

@@ -12,12 +12,12 @@ class Settings:
     svi_steps: int = 2000
     gradient_repeats: int = 200
     num_chains: int = 64
-    num_samples: int = 1000
+    num_samples: int = 800
     thinning: int = 5
     warmup_steps: int = 1000
-    nuts_samples: int = 300
-    nuts_warmup: int = 200
-    energy_steps: int = 1600
+    nuts_samples: int = 250
+    nuts_warmup: int = 150
+    energy_steps: int = 1200
     prior_draws: int = 10_000
     prior_steps: int = 500
 
