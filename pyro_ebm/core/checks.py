@@ -9,7 +9,7 @@ import math
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class ShapeError(ValueError):
@@ -75,8 +75,7 @@ def check_scale(scale: object) -> Tensor:
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise NonFiniteError(
             f"scale is {scale.tolist()}, but every standard deviation must be finite and above "
-            "zero: "
-            "give None to have warm-up estimate it."
+            "zero: give None to have warm-up estimate it."
         )
     return scale
 
@@ -127,16 +126,33 @@ def check_event_shape(energy: object) -> torch.Size:
 
 
 def check_data(energy: object, x: Tensor) -> Tensor:
-    """Return ``x`` as ``(N, *event)`` if it holds finite points of the energy's event."""
+    """Return ``x`` as ``(N, *event)`` if it holds finite points of the energy's event and type."""
     event_shape = check_event_shape(energy)
-    data = check_finite("x", check_event("x", x, event_shape)).reshape(-1, *event_shape)
+    _check_dtype(energy, check_event("x", x, event_shape))
+    data = check_finite("x", x).reshape(-1, *event_shape)
     if len(data) == 0:
         raise ShapeError(f"x has shape {tuple(x.shape)}, but at least one datum is wanted.")
     return data
 
 
-def check_energies(values: Tensor, batch_shape: torch.Size, source: str) -> Tensor:
+def _check_dtype(energy: object, x: Tensor) -> None:
+    tensors = [*energy.parameters(), *energy.buffers()] if isinstance(energy, nn.Module) else []
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if types and x.dtype not in types:
+        wanted = " and ".join(sorted(str(dtype) for dtype in types))
+        raise ShapeError(
+            f"x has dtype {x.dtype}, but the parameters of the energy have {wanted}: convert "
+            f"one of them, with x.to({wanted.split()[0]}) or energy.to({x.dtype})."
+        )
+
+
+def check_energies(values: object, batch_shape: torch.Size, source: str) -> Tensor:
     """Return ``values`` if there is exactly one real number for each point of the batch."""
+    if not isinstance(values, Tensor):
+        raise ShapeError(
+            f"{source} returned {type(values).__name__}, but a tensor with one number for each "
+            "point is wanted: (*batch, *event) -> (*batch,)."
+        )
     if values.shape != batch_shape:
         raise ShapeError(
             f"{source} returned shape {tuple(values.shape)} for a batch of shape "

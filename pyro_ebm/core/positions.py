@@ -10,15 +10,6 @@ from torch import Tensor
 TupleT = TypeVar("TupleT", bound=tuple[Any, ...])
 
 
-def per_chain(values: Tensor) -> Tensor:
-    """Append the coordinate axis to per-chain numbers: ``(C,) -> (C, 1)``.
-
-    >>> per_chain(torch.zeros(3)).shape
-    torch.Size([3, 1])
-    """
-    return values.unsqueeze(-1)
-
-
 def dot64(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each chain, ``(C, dim), (C, dim) -> (C,)``, summed in float64.
 

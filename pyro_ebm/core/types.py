@@ -205,6 +205,11 @@ class Kernel(Protocol[StateT, NoiseT]):
         """
         ...
 
+    @property
+    def keeps_momentum(self) -> bool:
+        """Whether a momentum lives on from draw to draw, so that energies change slowly."""
+        ...
+
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
     ) -> StateT:
@@ -217,6 +222,13 @@ class Kernel(Protocol[StateT, NoiseT]):
 
     def step(self, potential: Potential, state: StateT, noise: NoiseT) -> tuple[StateT, Info]:
         """Advance every chain; a pure function of tensors."""
+        ...
+
+    def rejected(self, state: StateT) -> StateT:
+        """The state that follows when a move from ``state`` is not made.
+
+        The same state, but for kernels that keep a momentum: it is reversed.
+        """
         ...
 
 

@@ -69,6 +69,7 @@ class Langevin:
     """
 
     is_adjusted: ClassVar[bool] = False
+    keeps_momentum: ClassVar[bool] = False
 
     target: object | None = None
     _: KW_ONLY
@@ -105,3 +106,6 @@ class Langevin:
             acceptance_probability(log_ratio, finite),
             is_divergent(log_ratio, finite),
         )
+
+    def rejected(self, state: LangevinState) -> LangevinState:
+        return state

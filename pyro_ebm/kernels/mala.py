@@ -69,6 +69,7 @@ class MALA:
     """
 
     is_adjusted: ClassVar[bool] = True
+    keeps_momentum: ClassVar[bool] = False
 
     target: object | None = None
     _: KW_ONLY
@@ -104,3 +105,6 @@ class MALA:
         acceptance = acceptance_probability(log_ratio, finite)
         state = select(noise.uniform < acceptance, proposal, state)
         return state, langevin_info(state, step_size, acceptance, is_divergent(log_ratio, finite))
+
+    def rejected(self, state: LangevinState) -> LangevinState:
+        return state

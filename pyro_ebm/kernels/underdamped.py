@@ -90,6 +90,7 @@ class UnderdampedLangevin:
     """
 
     is_adjusted: ClassVar[bool] = False
+    keeps_momentum: ClassVar[bool] = True
 
     target: object | None = None
     _: KW_ONLY
@@ -131,8 +132,11 @@ class UnderdampedLangevin:
         heat = _kinetic(after) - _kinetic(before)
         log_ratio = _total_energy(state) - _total_energy(proposal) + heat
         finite = finite_chains(potential_energy, grad)
-        state = select(finite, proposal, state._replace(velocity=-state.velocity))
+        state = select(finite, proposal, self.rejected(state))
         return state, _info(state, log_ratio, finite, step_size)
+
+    def rejected(self, state: UnderdampedState) -> UnderdampedState:
+        return state._replace(velocity=-state.velocity)
 
 
 def _kinetic(velocity: Tensor) -> Tensor:

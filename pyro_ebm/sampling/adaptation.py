@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+_LARGEST_LOG = math.log(1e10)
+"""Step sizes stay between 1e-10 and 1e10."""
+
 
 class DualAveraging:
     r"""Step size whose pooled acceptance tends to a target (Nesterov's dual averaging).
@@ -45,6 +48,7 @@ class DualAveraging:
         weight = 1.0 / (self._count + 10.0)
         self._error += weight * (self.target - acceptance - self._error)
         log_step = self._mu - math.sqrt(self._count) / 0.05 * self._error
+        log_step = min(max(log_step, -_LARGEST_LOG), _LARGEST_LOG)
         decay = self._count**-0.75
         self._log_average += decay * (log_step - self._log_average)
         return math.exp(log_step)

@@ -47,10 +47,12 @@ class ChainRun:
 
     def run(self, position: Tensor, warmup_steps: int, progress: Progress) -> None:
         """Warm up from ``position``, then fill the storage."""
-        self._watch, self._progress = EscapeWatch(position), progress
+        self._watch, self._progress = EscapeWatch.of_warm_up(position), progress
         state = self.kernel.init(self.potential, position, self.generator)
         if warmup_steps:
             state = self._warm_up(state, warmup_steps)
+            self._watch.look(state)
+        self._watch = EscapeWatch.of_sampling(position, state.position)
         progress.phase("Sample")
         self._draw(state)
 
@@ -76,6 +78,7 @@ class ChainRun:
                 self.storage.record(state, info)
                 self._after_step(state, info, "Sample", step, self.storage)
                 step += 1
+        self._watch.look(state)
 
     def _after_step(
         self, state: Any, info: Info, phase: str, step: int, storage: DrawStorage | None

@@ -12,7 +12,6 @@ from torch import Tensor
 from pyro_ebm.core.checks import (
     ModelError,
     ShapeError,
-    StepSizeError,
     check_count,
     check_finite,
 )
@@ -22,6 +21,7 @@ from pyro_ebm.potentials.model import ModelPotential
 from pyro_ebm.potentials.starts import check_starts, finite_starts
 from pyro_ebm.potentials.targets import as_potential
 from pyro_ebm.sampling.chains import ChainRun, Hook
+from pyro_ebm.sampling.kernel_checks import check_kernel
 from pyro_ebm.sampling.progress import Progress
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.summary import site_statistics, summary_table
@@ -87,7 +87,7 @@ class MCMC:
         self.initial_params, self.init_strategy = initial_params, init_strategy
         self.hook_fn, self.save_warmup = hook_fn, save_warmup
         self.disable_progbar, self.generator = disable_progbar, generator
-        self._check()
+        check_kernel(kernel, self.warmup_steps)
         self.chains: Chains | None = None
         self.warmup_chains: Chains | None = None
         self._samples: dict[str, Tensor] | None = None
@@ -177,21 +177,6 @@ class MCMC:
     def _total_steps(self) -> int:
         return self.warmup_steps + self.num_samples * self.thinning
 
-    def _check(self) -> None:
-        if self.kernel.target is None:
-            name = type(self.kernel).__name__
-            raise ModelError(
-                f"{self.kernel!r} is a recipe without a target, so there is nothing to sample: "
-                "give it "
-                f"a Pyro model, an energy or a potential, as in {name}(model)."
-            )
-        if self.kernel.step_size is None and self.warmup_steps == 0:
-            raise StepSizeError(
-                f"{self.kernel!r} has no step size and warmup_steps=0 leaves no room to tune one: "
-                "give "
-                "the kernel a step_size, or some warm-up."
-            )
-
     def _starts(self, generator: torch.Generator) -> Tensor:
         potential, num_chains = self.potential, self.num_chains
         if self.initial_params is not None:
@@ -201,8 +186,7 @@ class MCMC:
         if not isinstance(potential, ModelPotential):
             raise ModelError(
                 f"init_strategy needs the sites of a Pyro model, but the target is {potential!r}: "
-                "give "
-                "initial_params instead."
+                "give initial_params instead."
             )
         return check_starts(
             potential, potential.initial_from(self.init_strategy, num_chains, generator)
@@ -218,8 +202,7 @@ class MCMC:
         if position.shape != wanted:
             raise ShapeError(
                 f"initial_params hold positions of shape {tuple(position.shape)}, but {wanted} is "
-                "wanted "
-                "(num_chains, dim): give every site a leading axis of num_chains."
+                "wanted, (num_chains, dim): give every site a leading axis of num_chains."
             )
         return position.detach().clone()
 
@@ -232,8 +215,7 @@ class MCMC:
         if self.chains is not None and not is_complete:
             warnings.warn(
                 f"the run was cut short: kept {self.chains.positions.shape[1]} of "
-                f"{self.num_samples} "
-                f"draws of each of the {self.num_chains} chains.",
+                f"{self.num_samples} draws of each of the {self.num_chains} chains.",
                 stacklevel=3,
             )
         return self.chains is not None

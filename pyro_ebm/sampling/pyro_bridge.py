@@ -9,13 +9,15 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_ebm.core.checks import ModelError, ShapeError
+from pyro_ebm.core.checks import ShapeError
 from pyro_ebm.core.randomness import own_generator
 from pyro_ebm.core.types import Energy, Info, Kernel, Potential
 from pyro_ebm.potentials.starts import check_starts, finite_starts
 from pyro_ebm.potentials.targets import as_potential
+from pyro_ebm.sampling.kernel_checks import check_kernel
 from pyro_ebm.sampling.recording import RECORD, DrawRecorder
 from pyro_ebm.sampling.warmup import WarmUp
+from pyro_ebm.sampling.watch import EscapeWatch
 
 
 class PyroKernel(MCMCKernel):
@@ -35,12 +37,7 @@ class PyroKernel(MCMCKernel):
     """
 
     def __init__(self, kernel: Kernel[Any, Any], *, save_warmup: bool = False) -> None:
-        if kernel.target is None:
-            name = type(kernel).__name__
-            raise ModelError(
-                f"{kernel!r} is a recipe without a target, so there is nothing to sample: give it "
-                f"a Pyro model, an energy or a potential, as in {name}(model)."
-            )
+        check_kernel(kernel, warmup_steps=1)
         self.kernel = kernel
         self.save_warmup = save_warmup
         self.potential: Potential | None = None
@@ -90,7 +87,9 @@ class PyroKernel(MCMCKernel):
         if params is not self._params:
             start = self._start(params)
             self._state = self._warm_up.kernel.init(self._potential(), start, self._generator)
+            self._watch = EscapeWatch.of_warm_up(start)
         info = self._step()
+        self._watch.step(self._state, info)
         self._params = self._potential().unflatten(self._state.position[0])
         stats = {name: value.item() for name, value in info._asdict().items()}
         del stats["finished"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.checks import NonFiniteError
 from pyro_ebm.core.types import Kernel, Potential
 from pyro_ebm.sampling.warmup import WarmUp
 
@@ -22,10 +23,16 @@ def walk(
 
     Raises:
         StepSizeError: If the recipe has no step size.
+        NonFiniteError: If half of the chains could not make a single move, because each led to
+            an energy that is not finite or far off.
     """
-    state = kernel.init(potential, position.detach(), generator)
+    start = position.detach()
+    state = kernel.init(potential, start, generator)
+    only_diverges = torch.ones(len(start), dtype=torch.bool, device=start.device)
     for _ in range(num_steps):
-        state, _ = kernel.step(potential, state, kernel.noise(state, generator))
+        state, info = kernel.step(potential, state, kernel.noise(state, generator))
+        only_diverges = only_diverges & info.diverging
+    _check_moved(start, state.position, only_diverges, num_steps)
     moved: Tensor = state.position
     return moved
 
@@ -43,3 +50,13 @@ def tuned_walk(
         state, num_steps, lambda state, info: None
     )
     return walk(tuned, potential, state.position, num_steps, generator)
+
+
+def _check_moved(start: Tensor, end: Tensor, only_diverges: Tensor, num_steps: int) -> None:
+    held = only_diverges & (start == end).all(dim=-1) | ~torch.isfinite(end).all(dim=-1)
+    if 2 * int(held.sum()) >= len(start) > 0:
+        raise NonFiniteError(
+            f"{int(held.sum())} of {len(start)} chains could not make one of {num_steps} moves: "
+            "every move led to an energy that is not finite, or that differs by more than 1000. "
+            "Use a smaller step_size, a lower learning rate, or an energy that is finite there."
+        )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pyro_ebm.core.checks import StepSizeError
 from pyro_ebm.core.positions import select
@@ -22,6 +24,13 @@ _FEWEST_TO_AVERAGE = 10
 _FEWEST_TO_SETTLE = 15
 """Dual averaging starts at ten times the step size that was found: its average is still six times
 too large after 2 updates, 1.1 times after 10, and right after 15, however many chains there are."""
+
+
+_FROZEN_ACCEPTANCE = 0.01
+"""Mean acceptance of a chain in a window below which it is taken to be frozen."""
+
+_FEWEST_TO_FREEZE = 50
+"""Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
 class Window(NamedTuple):
@@ -83,6 +92,7 @@ class WarmUp:
 
     def begin(self, num_steps: int) -> None:
         """Plan ``num_steps`` calls of :meth:`step`, after which the kernel is tuned."""
+        self._accepted: Tensor
         self._windows = iter(windows(num_steps))
         self._steps_left = 0
 
@@ -97,25 +107,54 @@ class WarmUp:
         state, info = self._move(state)
         if self._tuner is not None:
             step_size = self._tuner.update(float(info.acceptance_rate.mean()))
-            self._replace(step_size=min(max(step_size, _SMALLEST), _LARGEST))
+            self._replace(step_size=step_size)
         if self._estimates_scale:
             self._variance.update(state.position)
+        self._accepted = self._accepted + info.acceptance_rate
         self._steps_left -= 1
         if self._steps_left == 0:
-            self._close_window(state)
+            state = self._close_window(state)
         return state, info
 
     def _open_window(self, window: Window, state: Any) -> None:
-        self._steps_left = window.num_steps
+        self._window, self._steps_left = window, window.num_steps
         self._estimates_scale = self._tunes_scale and window.estimates_scale
         self._tuner = self._start_step_size(window, state)
         self._variance = PooledVariance(self.potential.dim, state.position.device)
+        self._accepted = torch.zeros_like(state.potential_energy, dtype=torch.float64)
 
-    def _close_window(self, state: Any) -> None:
+    def _close_window(self, state: Any) -> Any:
         if self._tuner is not None:
             self._replace(step_size=self._tuner.average)
         if self._estimates_scale:
             self._replace(scale=self._variance.scale(state.position.dtype))
+            state = self._restart_frozen_chains(state)
+        return state
+
+    def _restart_frozen_chains(self, state: Any) -> Any:
+        """Put chains that a whole window could not move where others are.
+
+        A start can be so far out that a step which suits all other chains is never accepted
+        there, and the step is shared. Nothing is kept from warm-up, so chains may be moved.
+        """
+        num_steps = self._window.num_steps
+        frozen = self._accepted < _FROZEN_ACCEPTANCE * num_steps
+        num_frozen, num_chains = int(frozen.sum()), len(frozen)
+        if num_steps < _FEWEST_TO_FREEZE or not 0 < 2 * num_frozen <= num_chains:
+            return state
+        moving = (~frozen).nonzero().flatten()
+        choice = torch.randint(
+            len(moving), (num_frozen,), generator=self.generator, device=moving.device
+        )
+        source = torch.arange(num_chains, device=moving.device)
+        source[frozen] = moving[choice]
+        warnings.warn(
+            f"warm-up: {num_frozen} of {num_chains} chains accepted less than "
+            f"{_FROZEN_ACCEPTANCE:.0%} of {num_steps} moves and were put where other "
+            "chains are. Their starts were far out; give an init_strategy to choose better ones.",
+            stacklevel=2,
+        )
+        return type(state)(*(field[source] for field in state))
 
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
@@ -138,7 +177,7 @@ class WarmUp:
         uniform = torch.rand(
             rate.shape, generator=self.generator, dtype=rate.dtype, device=rate.device
         )
-        return select(uniform < rate, moved, state)
+        return select(uniform < rate, moved, self.kernel.rejected(state))
 
     def _replace(self, **changes: Any) -> None:
         self.kernel = dataclasses.replace(self.kernel, **changes)  # type: ignore[type-var]  # kernels are dataclasses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from dataclasses import dataclass, field
@@ -48,8 +47,8 @@ def check_writable(path: Path, resume: Path | None) -> None:
     """Refuse a path that no checkpoint can or should be written to, before any work is done.
 
     Raises:
-        OSError: If the folder is missing, the path is a folder, or there is a file that this
-            training does not continue.
+        OSError: If the folder is missing or refuses new files, the path is a folder, or there
+            is a file that this training does not continue.
     """
     if path.is_dir():
         raise IsADirectoryError(f"the checkpoint path {path} is a folder: give a file name in it.")
@@ -58,21 +57,34 @@ def check_writable(path: Path, resume: Path | None) -> None:
             f"the checkpoint {path} cannot be written: the folder {path.parent} does not exist. "
             "Create it first."
         )
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"the checkpoint {path} cannot be written: no permission to write into {path.parent}. "
-            "Give another path."
-        )
     if path.exists() and (resume is None or not resume.exists() or not path.samefile(resume)):
         raise FileExistsError(
             f"the checkpoint {path} is there already and would be overwritten: continue it with "
             f"resume={str(path)!r}, give another path, or delete it."
         )
+    _try_to_write(path)
+
+
+def _try_to_write(path: Path) -> None:
+    partial = _partial(path)
+    try:
+        partial.open("ab").close()
+        partial.unlink()
+    except OSError as error:
+        raise type(error)(
+            f"the checkpoint {path} cannot be written, because the file {partial}, which is later "
+            f"moved there, cannot be made ({error.strerror}). Give a path in a folder that you "
+            "may write to."
+        ) from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def save(state: TrainingState, path: Path) -> None:
     """Write the state next to ``path`` and move it there, so that no half file is ever left."""
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
     with partial.open("wb") as file:
         torch.save(_content(state), file)
     partial.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyro_ebm.core.checks import ModelError, NonFiniteError, check_count, check_data
+from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError, check_count, check_data
 from pyro_ebm.core.randomness import own_generator
 from pyro_ebm.core.types import Objective
 from pyro_ebm.training.checkpoint import TrainingState, check_writable, load, save
@@ -63,7 +64,10 @@ def fit_energy(  # noqa: PLR0913  # a driver
 
     Raises:
         ModelError: If the energy has no parameter to train, the optimiser is not over its
-            parameters, or ``resume`` is a checkpoint of another energy or optimiser.
+            parameters or needs a closure, the loss has no gradient in the parameters, or
+            ``resume`` is a checkpoint of another energy or optimiser.
+        ShapeError: If data are not points of the energy's event and type, or the loss is not
+            a scalar.
         NonFiniteError: If data, loss or gradient are not finite.
         OSError: If the checkpoint cannot be written or exists, or there is none to resume.
 
@@ -87,6 +91,7 @@ def fit_energy(  # noqa: PLR0913  # a driver
     )
     if resume is not None:
         load(state, Path(resume))
+        _warn_if_done(state.step, num_steps)
     with tqdm(total=num_steps, initial=state.step, desc="Fit", disable=not progress) as bar:
         _Trainer(state, objective, data, batch_size, path, bar).run(num_steps)
     return _as_dataset(state.history)
@@ -146,8 +151,11 @@ class _Trainer:
         state = self.state
         state.optimizer.zero_grad()
         loss = self.objective(state.energy, batch, generator=state.generator)
+        _check_loss(loss, self.objective)
         loss.backward()
         norms = [p.grad.norm() for p in _parameters(state.optimizer) if p.grad is not None]
+        if not norms:
+            raise ModelError(_no_gradient(self.objective))
         norm = torch.linalg.vector_norm(torch.stack(norms))
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise NonFiniteError(
@@ -195,7 +203,44 @@ def _optimizer(energy: nn.Module, optimizer: torch.optim.Optimizer | None) -> to
             f"the optimizer holds no trainable parameter of {energy!r}, so that nothing would be "
             "learned: make it over energy.parameters() of this energy."
         )
+    _check_closure(optimizer)
     return optimizer
+
+
+def _check_closure(optimizer: torch.optim.Optimizer) -> None:
+    arguments = inspect.signature(optimizer.step).parameters
+    if "closure" in arguments and arguments["closure"].default is inspect.Parameter.empty:
+        raise ModelError(
+            f"{type(optimizer).__name__} needs a closure that computes the loss again, but each "
+            "loss is one random estimate: use an optimizer such as torch.optim.Adam."
+        )
+
+
+def _check_loss(loss: object, objective: Objective) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim > 0:
+        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ShapeError(
+            f"{objective!r} returned {came}, but one scalar tensor is wanted: take the mean over "
+            "the batch."
+        )
+    if not loss.requires_grad:
+        raise ModelError(_no_gradient(objective))
+
+
+def _no_gradient(objective: Objective) -> str:
+    return (
+        f"the loss of {objective!r} has no gradient in the parameters that the optimizer holds: "
+        "compute it from energy(x), without detach(), item() or torch.no_grad()."
+    )
+
+
+def _warn_if_done(step: int, num_steps: int) -> None:
+    if step >= num_steps:
+        warnings.warn(
+            f"num_steps={num_steps} counts those of the resumed training too, which has made "
+            f"{step} already, so nothing is trained: give a larger num_steps.",
+            stacklevel=3,
+        )
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -49,9 +49,15 @@ def test_refuses_energies_of_the_wrong_shape(objective):
 
 
 @every_objective
+def test_refuses_data_of_another_type_than_the_parameters(objective):
+    with pytest.raises(ShapeError, match=r"dtype torch.float64, .* have torch.float32: convert"):
+        objective(KERNEL, 1)(MLPEnergy(2).float(), torch.ones(3, 2))
+
+
+@every_objective
 def test_a_loss_that_is_not_a_number_is_an_error_and_stays_one(objective):
     """Peers have put a constant in its place and trained on."""
-    with pytest.raises(NonFiniteError, match="nan on the data"):
+    with pytest.raises(NonFiniteError, match=r"nan on the data|energy that is not finite"):
         objective(KERNEL, 1)(FallsOff(), torch.full((3, 2), 2.0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -100,7 +101,10 @@ def test_resuming_at_the_end_changes_nothing(tmp_path):
     first = _fit(_energy(), 3, checkpoint=path)
     before = _read(path)
     energy = _energy()
-    assert _fit(energy, 2, checkpoint=path, resume=path).identical(first)
+    for num_steps in (2, 3):
+        with pytest.warns(UserWarning, match=r"has made 3 already, so nothing is trained"):
+            again = _fit(energy, num_steps, checkpoint=path, resume=path)
+        assert again.identical(first)
     _assert_same(_read(path), before)
     _assert_same(energy.state_dict(), before["energy"])
 
@@ -253,16 +257,27 @@ def test_refuses_paths_before_training(tmp_path):
 
 
 def test_refuses_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
-    """The check, and behind it the first save, which comes before the first step."""
     energy = _energy()
+
+    def refuse(path, mode):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module.os, "access", lambda path, mode: False)
-        with pytest.raises(PermissionError, match="no permission"):
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(PermissionError, match=r"run\.pt cannot be written.*denied.*Give a"):
             _fit(energy, 5, checkpoint=tmp_path / "run.pt")
     (tmp_path / "run.pt.partial").mkdir()
-    with pytest.raises(OSError, match="partial"):
+    with pytest.raises(OSError, match=r"run\.pt cannot be written.*run\.pt\.partial"):
         _fit(energy, 5, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(FileNotFoundError, match=r"/proc/x\.pt cannot be written"):
+        _fit(energy, 5, checkpoint="/proc/x.pt")
     _untrained(energy)
+
+
+def test_the_check_leaves_no_file_behind(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        _fit(_energy(), 5, checkpoint=tmp_path / "run.pt", resume=tmp_path / "missing.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_refuses_to_resume_from_what_is_no_checkpoint(tmp_path):
@@ -290,9 +305,8 @@ def test_refuses_to_resume_from_what_is_no_checkpoint(tmp_path):
     [
         (lambda: _energy(hidden=(9,)), r"network\.0\.weight is \(8, 2\) .* there and \(9, 2\)"),
         (lambda: _energy(hidden=(8, 8)), r"network\.4\.weight is None there"),
-        (lambda: _energy().float(), "float64 there and .*float32 here"),
     ],
-    ids=["width", "depth", "type"],
+    ids=["width", "depth"],
 )
 def test_refuses_a_checkpoint_of_another_energy(tmp_path, make, message):
     path, energy = tmp_path / "run.pt", make()
@@ -301,6 +315,13 @@ def test_refuses_a_checkpoint_of_another_energy(tmp_path, make, message):
     with pytest.raises(ModelError, match=message):
         _fit(energy, 5, resume=path)
     _assert_same(energy.state_dict(), before)
+
+
+def test_refuses_a_checkpoint_of_another_type(tmp_path):
+    path, energy = tmp_path / "run.pt", _energy().float()
+    _fit(_energy(), 3, checkpoint=path)
+    with pytest.raises(ModelError, match=r"float64 there and .*float32 here"):
+        fit_energy(energy, OBJECTIVE, X.float(), num_steps=5, progress=False, resume=path)
 
 
 @pytest.mark.parametrize(

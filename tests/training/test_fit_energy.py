@@ -175,8 +175,9 @@ def test_refuses_counts(name, value):
         (torch.ones(3, 2, dtype=torch.int64), ShapeError, "int64"),
         (torch.ones(3, 4), ShapeError, r"\(3, 4\)"),
         (torch.ones(0, 2), ShapeError, "at least one"),
+        (torch.ones(3, 2).float(), ShapeError, r"have torch.float64: .* x\.to\(torch.float64\)"),
     ],
-    ids=["nan", "integer", "event", "empty"],
+    ids=["nan", "integer", "event", "empty", "type"],
 )
 def test_refuses_data(x, error, message):
     with pytest.raises(error, match=message):
@@ -209,6 +210,31 @@ def test_refuses_an_optimizer_over_something_else():
     other = torch.optim.SGD(MLPEnergy(2).parameters(), lr=0.1)
     with pytest.raises(ModelError, match="nothing would be learned"):
         _fit(MLPEnergy(2), torch.randn(50, 2), optimizer=other)
+
+
+def test_refuses_an_optimizer_that_needs_a_closure():
+    energy = MLPEnergy(2)
+    with pytest.raises(ModelError, match=r"LBFGS needs a closure .* torch\.optim\.Adam"):
+        _fit(energy, torch.randn(50, 2), optimizer=torch.optim.LBFGS(energy.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "message"),
+    [
+        (lambda energy, x, generator=None: energy(x).mean().detach(), ModelError, "no gradient"),
+        (
+            lambda energy, x, generator=None: x.sum().requires_grad_(),
+            ModelError,
+            "no gradient in the parameters that the optimizer holds",
+        ),
+        (lambda energy, x, generator=None: energy(x), ShapeError, r"shape \(50,\).*mean over"),
+        (lambda energy, x, generator=None: 0.5, ShapeError, "0.5, but one scalar tensor"),
+    ],
+    ids=["detached", "elsewhere", "vector", "number"],
+)
+def test_refuses_losses_that_train_nothing(objective, error, message):
+    with pytest.raises(error, match=message):
+        _fit(MLPEnergy(2), torch.randn(50, 2), objective=objective)
 
 
 class Poisoned:
@@ -250,5 +276,5 @@ def test_stops_before_a_bad_gradient_spoils_the_parameters(spoil):
 def test_errors_of_the_objective_say_the_step():
     energy = MLPEnergy(2)
     optimizer = torch.optim.SGD(energy.parameters(), lr=1e300)
-    with pytest.raises(NonFiniteError, match=r"step \d: the mean energy is .*learning rate"):
+    with pytest.raises(NonFiniteError, match=r"step \d: .*energy.*learning rate"):
         _fit(energy, torch.randn(50, 2), num_steps=5, optimizer=optimizer)
