@@ -10,7 +10,7 @@ from typing import Any
 import xarray as xr
 from torch import Tensor
 
-from pyro_ebm.core.checks import ShapeError
+from pyro_ebm.core.checks import ModelError, ShapeError
 from pyro_ebm.diagnostics.container import KEEPS_MOMENTUM, as_dataset, container
 from pyro_ebm.diagnostics.model_sites import (
     axis_names,
@@ -56,7 +56,8 @@ def to_arviz(
         log_likelihood: True and False decide; None includes the group where it is small (at
             most 2^22 numbers). It is left out where it would not be a likelihood: for
             observed sites whose density is not normalised (``is_normalized = False`` on the
-            distribution's class), for models with ``pyro.factor``, for a posterior plus a term.
+            distribution's class), for models with ``pyro.factor``, for a posterior plus a term,
+            for sites that are observed in some draws only.
         warmup: Add ``warmup_posterior`` and ``warmup_sample_stats``.
         coords: Labels by name of the axis; 0, 1, ... by default.
         dims: Names of the event axes by site, instead of the plates'.
@@ -64,7 +65,7 @@ def to_arviz(
     Raises:
         RuntimeError: If ``x`` has no draws yet.
         ShapeError: If arrays do not share their chains and draws, or names do not fit.
-        TypeError: If ``x`` is something else.
+        TypeError: If ``x`` is something else, a container of ArviZ among them.
         ValueError: If the steps of warm-up are wanted and were not kept.
 
     >>> import torch
@@ -114,13 +115,20 @@ def _log_likelihood(
     reason = run.attrs.get("model_sites_left_out") or why_no_likelihood(run.potential)
     model, positions = model_of(run.potential), run.positions
     if reason is not None or model is None or positions is None:
-        if wanted:
-            warnings.warn(f"log_likelihood is left out: {reason}.", stacklevel=3)
-        return None, reason
+        return _left_out(reason, wanted=wanted)
     size = likelihood_size(model) * positions.shape[0] * positions.shape[1]
     if wanted is None and size > _MOST_NUMBERS:
         return None, f"it has {size} numbers; ask for it with log_likelihood=True"
-    return _pointwise(model, positions, labels), None
+    try:
+        return _pointwise(model, positions, labels), None
+    except ModelError as error:
+        return _left_out(str(error), wanted=wanted)
+
+
+def _left_out(reason: str | None, *, wanted: bool | None) -> tuple[None, str | None]:
+    if wanted:
+        warnings.warn(f"log_likelihood is left out: {reason}.", stacklevel=4)
+    return None, reason
 
 
 def _pointwise(model: ModelPotential, positions: Tensor, labels: Mapping[str, Any]) -> xr.Dataset:

@@ -67,6 +67,7 @@ def mixing_report(  # noqa: PLR0913  # one threshold for each check
         spread: Smallest spread of a chain, relative to that of all draws.
 
     Raises:
+        ShapeError: If some draws are not real numbers.
         ValueError: If there are fewer than 4 draws in each chain.
 
     References:
@@ -92,11 +93,14 @@ def mixing_report(  # noqa: PLR0913  # one threshold for each check
         checks.append(check_energy(stats["energy"], bfmi, ess))
     if stats is not None and "diverging" in stats:
         checks.append(check_divergences(stats["diverging"].values.astype(bool), divergences))
-    stuck = find_stuck_chains(finite, moves, spread)
+    stuck: dict[int, str] = {}
+    if finite.names:
+        stuck = find_stuck_chains(finite, moves, spread)
+        checks.append(check_stuck(stuck))
     return MixingReport(
         num_chains=num_chains,
         num_draws=num_draws,
-        checks=(*checks, check_stuck(stuck)),
+        checks=tuple(checks),
         stuck_chains=tuple(stuck),
         constant_parameters=tuple(finite.where(finite.is_constant()).names),
     )

@@ -6,9 +6,12 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.types import Potential
+from pyro_ebm.estimators.wrappers import innermost, is_normalized
 from pyro_ebm.potentials.compose import SumPotential
 from pyro_ebm.potentials.model import ModelPotential
 from pyro_ebm.potentials.sites import is_data, is_deterministic, plate_dims
@@ -25,7 +28,9 @@ def model_of(potential: Potential | None) -> ModelPotential | None:
 
 def observed_data(model: ModelPotential) -> dict[str, Tensor]:
     """Values of the observed sites; no ``pyro.deterministic``, no ``pyro.factor``."""
-    return {name: torch.as_tensor(site["value"]) for name, site in _data_sites(model).items()}
+    return {
+        name: torch.as_tensor(site["value"]) for name, site in _data_sites(model.prototype).items()
+    }
 
 
 def deterministic_draws(model: ModelPotential, positions: Tensor) -> dict[str, Tensor]:
@@ -39,7 +44,11 @@ def deterministic_draws(model: ModelPotential, positions: Tensor) -> dict[str, T
 def axis_names(model: ModelPotential) -> dict[str, Names]:
     """Names of the plates behind the axes of every latent, deterministic and observed site."""
     nodes = model.prototype.nodes
-    names = [*(site.name for site in model.sites), *model.deterministic_names, *_data_sites(model)]
+    names = [
+        *(site.name for site in model.sites),
+        *model.deterministic_names,
+        *_data_sites(model.prototype),
+    ]
     return {name: _value_axes(nodes[name]) for name in names}
 
 
@@ -47,13 +56,13 @@ def likelihood_axis_names(model: ModelPotential) -> dict[str, Names]:
     """Names of the plates behind the axes of every observed site's log density."""
     return {
         name: _plates_behind(site, tuple(site["log_prob"].shape))
-        for name, site in _data_sites(model).items()
+        for name, site in _data_sites(model.prototype).items()
     }
 
 
 def likelihood_size(model: ModelPotential) -> int:
     """Number of pointwise log densities at one position."""
-    return sum(site["log_prob"].numel() for site in _data_sites(model).values())
+    return sum(site["log_prob"].numel() for site in _data_sites(model.prototype).values())
 
 
 def why_no_likelihood(potential: Potential | None) -> str | None:
@@ -61,12 +70,12 @@ def why_no_likelihood(potential: Potential | None) -> str | None:
     model = model_of(potential)
     if model is None:
         return "the target is not a Pyro model"
-    sites = _data_sites(model)
+    sites = _data_sites(model.prototype)
     if isinstance(potential, SumPotential):
         return "the target is a posterior plus another term, so the draws are not its posterior"
     if not sites:
         return "the model has no observed sites"
-    unnormalised = [name for name, site in sites.items() if not _is_normalized(site["fn"])]
+    unnormalised = [name for name, site in sites.items() if not is_normalized(site["fn"])]
     if unnormalised:
         return (
             f"the density of the observed sites {unnormalised} is not normalised: log Z, which "
@@ -82,26 +91,34 @@ def why_no_likelihood(potential: Potential | None) -> str | None:
 
 
 def pointwise_log_likelihood(model: ModelPotential, positions: Tensor) -> dict[str, Tensor]:
-    """Log densities of the data ``(chain, draw, *batch)``, with their scales and masks."""
-    names = list(_data_sites(model))
+    """Log densities of the data ``(chain, draw, *batch)``, with their scales and masks.
+
+    Raises:
+        ModelError: If the model observes other sites at one position than at another.
+    """
+    names = set(_data_sites(model.prototype))
 
     def read(q: Tensor) -> dict[str, Tensor]:
-        nodes = model.at(q).trace.nodes
-        return {name: nodes[name]["log_prob"] for name in names}
+        sites = _data_sites(model.at(q).trace)
+        if set(sites) != names:
+            raise ModelError(
+                f"the sites {sorted(names ^ set(sites))} are observed in some draws only"
+            )
+        return {name: site["log_prob"] for name, site in sites.items()}
 
     return model.evaluate(read, positions)
 
 
-def _data_sites(model: ModelPotential) -> dict[str, dict[str, Any]]:
+def _data_sites(trace: Trace) -> dict[str, dict[str, Any]]:
     return {
         name: site
-        for name, site in model.prototype.nodes.items()
+        for name, site in trace.nodes.items()
         if is_data(site) and not _is_factor(site) and not _is_computed(site["fn"])
     }
 
 
 def _is_factor(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and isinstance(_innermost(site["fn"]), dist.Unit)
+    return site["type"] == "sample" and isinstance(innermost(site["fn"]), dist.Unit)
 
 
 def _is_computed(distribution: Any) -> bool:
@@ -109,24 +126,8 @@ def _is_computed(distribution: Any) -> bool:
     return (
         isinstance(distribution, dist.MaskedDistribution)
         and distribution._mask is False
-        and isinstance(_innermost(distribution), dist.Delta)
+        and isinstance(innermost(distribution), dist.Delta)
     )
-
-
-def _is_normalized(distribution: Any) -> bool:
-    """An unnormalised density says so on its class, however it is wrapped."""
-    while True:
-        if not getattr(distribution, "is_normalized", True):
-            return False
-        if not hasattr(distribution, "base_dist"):
-            return True
-        distribution = distribution.base_dist
-
-
-def _innermost(distribution: Any) -> Any:
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _value_axes(site: dict[str, Any]) -> Names:

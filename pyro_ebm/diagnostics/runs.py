@@ -15,9 +15,8 @@ from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.types import Potential
-from pyro_ebm.diagnostics.container import Array
+from pyro_ebm.diagnostics.container import Array, is_container
 from pyro_ebm.diagnostics.model_sites import deterministic_draws, model_of
-from pyro_ebm.kernels import UnderdampedLangevin
 from pyro_ebm.potentials.model import ModelPotential
 from pyro_ebm.potentials.pyro_target import PotentialFunction
 from pyro_ebm.potentials.targets import as_potential
@@ -80,7 +79,7 @@ def read_mcmc(mcmc: MCMC) -> Run:
         potential=mcmc.potential,
         positions=mcmc.chains.positions,
         attrs=_kernel_attrs(mcmc.kernel, mcmc.potential) | _step_sizes(stats),
-        keeps_momentum=isinstance(mcmc.kernel, UnderdampedLangevin),
+        keeps_momentum=mcmc.kernel.keeps_momentum,
     )
 
 
@@ -112,13 +111,27 @@ def read_pyro(mcmc: Any) -> Run:
         potential=potential,
         positions=positions,
         attrs=attrs,
-        keeps_momentum=_is_underdamped(mcmc.kernel),
+        keeps_momentum=_keeps_momentum(mcmc.kernel),
     )
 
 
 def read_arrays(arrays: Mapping[str, Any]) -> Run:
-    """Take draws ``(chain, draw, *event)`` by name as they are."""
-    return Run({name: torch.as_tensor(value) for name, value in arrays.items()})
+    """Take draws ``(chain, draw, *event)`` by name as they are.
+
+    Raises:
+        TypeError: If some of it is no array of numbers.
+    """
+    return Run({name: _as_tensor(name, value) for name, value in arrays.items()})
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} is a {type(value).__name__}, but an array or tensor of numbers "
+            f"(chain, draw, *event) is wanted: {error}"
+        ) from error
 
 
 def _deterministic(potential: Potential, positions: Tensor) -> Draws:
@@ -164,8 +177,8 @@ def _pyro_warmup(
     return Warmup(draws, _stacked([record.warmup_stats or {} for record in kept]))
 
 
-def _is_underdamped(kernel: Any) -> bool:
-    return isinstance(kernel, PyroKernel) and isinstance(kernel.kernel, UnderdampedLangevin)
+def _keeps_momentum(kernel: Any) -> bool:
+    return isinstance(kernel, PyroKernel) and kernel.kernel.keeps_momentum
 
 
 def _divergences(mcmc: Any, draws: Draws) -> dict[str, Array]:
@@ -217,6 +230,10 @@ def read(x: object) -> Run:
         return read_mcmc(x)
     if isinstance(x, pyro.infer.MCMC):
         return read_pyro(x)
+    if is_container(x):
+        raise TypeError(
+            f"{type(x).__name__} came, which is what ArviZ works on already: use it as it is."
+        )
     if isinstance(x, Mapping):
         return read_arrays(x)
     raise TypeError(

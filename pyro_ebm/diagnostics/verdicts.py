@@ -22,7 +22,9 @@ def check_finite(coordinates: Coordinates) -> MixingCheck:
     bad = coordinates.where(~coordinates.is_finite())
     count = int((~np.isfinite(bad.draws)).sum())
     text = "All values are finite." if count == 0 else f"NaN or infinity in {_some(bad.names)}."
-    return MixingCheck("non-finite", count, 0, count == 0, text)
+    if not coordinates.names:
+        text = "There are no values to judge."
+    return MixingCheck("non-finite", count, 0, count == 0 and bool(coordinates.names), text)
 
 
 def check_r_hat(coordinates: Coordinates, threshold: float) -> MixingCheck:

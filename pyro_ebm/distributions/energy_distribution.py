@@ -39,8 +39,8 @@ class EnergyDistribution(TorchDistribution):
 
     The missing constant cancels in MCMC and in the gradients of an ELBO as long as it is a
     constant. It is not when the energy depends on something that is learned or inferred, and
-    so that is refused. It is seen by its gradient: under ``torch.no_grad()``, and where latent
-    values carry no gradient (a score-function estimator), nothing can be seen.
+    so that is refused. It is seen by its gradient: under ``torch.no_grad()``, and where values
+    carry no gradient (integers), nothing can be seen.
 
     ``sample`` runs chains of ``kernel`` and is *approximate*: it is exact only in the limit of
     many steps.

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pyro
 import torch
@@ -22,18 +22,27 @@ from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, check_count
 from pyro_ebm.core.randomness import forked_rng
+from pyro_ebm.estimators._broadcasting import guess_nesting
 from pyro_ebm.estimators._sites import (
     Term,
     elbo_terms,
-    is_latent,
-    log_density,
     nonfinite_error,
-    particles_first,
     sample_sites,
 )
+from pyro_ebm.potentials.sites import is_latent
 
 Program: TypeAlias = Callable[..., Any]
 Particles: TypeAlias = Sequence[Sequence[Term]]
+
+
+class Execution(NamedTuple):
+    """One run of the model or of the guide."""
+
+    program: Program
+    trace: Any
+    rerun: Callable[[Messenger], Any]
+    """Runs it again under a messenger and returns the trace; nothing else notices."""
+
 
 # The name that Pyro gives to the plate of particles.
 _PARTICLES = "num_particles_vectorized"
@@ -124,8 +133,8 @@ class ParticleELBO(ELBO):
     def _guide_context(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def _check_guide(self, guide: Program, trace: Any, rerun: Callable[[Messenger], Any]) -> None:
-        """Refuse guides that the gradient would be wrong for; ``rerun`` runs the guide again."""
+    def _check_run(self, model: Execution, guide: Execution) -> None:
+        """Refuse programs that the gradient would be wrong for."""
 
     def _elbo(self, particles: Particles) -> Tensor:
         terms = [term for particle in particles for term in particle]
@@ -153,7 +162,11 @@ class ParticleELBO(ELBO):
         for _ in range(1 if vectorized else self.num_particles):
             with shared:
                 traces = self._get_trace(*programs, args, kwargs)
-                self._check_guide(guide, traces[1], partial(_rerun, programs[1], args, kwargs))
+                replayed = poutine.replay(programs[0], trace=traces[1])
+                self._check_run(
+                    Execution(model, traces[0], partial(_rerun, replayed, args, kwargs)),
+                    Execution(guide, traces[1], partial(_rerun, programs[1], args, kwargs)),
+                )
             particles.append(self._terms(*traces, nesting))
             parameters.update(item for trace in traces for item in _parameters(trace))
         return particles, parameters
@@ -182,26 +195,15 @@ class ParticleELBO(ELBO):
         return self._guess[2]
 
     def _guess_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> int:
+        def run(nesting: int | None) -> tuple[Any, Any]:
+            programs = self._in_plate(model, nesting), self._in_plate(guide, nesting)
+            return self._get_trace(*programs, args, kwargs)
+
         def replay(values: Any) -> Any:
             return poutine.trace(poutine.replay(model, trace=values)).get_trace(*args, **kwargs)
 
         with forked_rng(_side_stream()), poutine.block(), SharedMinibatch():
-            alone = self._get_trace(model, guide, args, kwargs)
-            dims = [
-                frame.dim
-                for trace in alone
-                for site in sample_sites(trace)
-                for frame in site["cond_indep_stack"]
-                if frame.vectorized
-            ]
-            nesting = -min(dims, default=0)
-            programs = self._in_plate(model, nesting), self._in_plate(guide, nesting)
-            together = self._get_trace(*programs, args, kwargs)
-            for row in (0, self.num_particles - 1):
-                values = _one_particle(alone[1], together[1], nesting, row)
-                rerun = replay(values), replay(values)
-                _check_broadcast(_row_sums(together[0], self.num_particles, nesting, row), *rerun)
-        return nesting
+            return guess_nesting(run, replay, self.num_particles)
 
     def _terms(self, model_trace: Any, guide_trace: Any, nesting: int | None) -> list[Term]:
         if is_validation_enabled():
@@ -211,54 +213,6 @@ class ParticleELBO(ELBO):
         _check_all_guided(model_trace, guide_trace)
         rows = self.num_particles if nesting is not None else None
         return elbo_terms(sample_sites(model_trace), sample_sites(guide_trace), rows, nesting)
-
-
-def _one_particle(alone: Any, together: Any, nesting: int, row: int) -> Any:
-    """The trace ``alone`` with the draws of particle ``row`` of the vectorised ``together``."""
-    trace = alone.copy()
-    for site in sample_sites(alone):
-        if is_latent(site):
-            value = together.nodes[site["name"]]["value"]
-            axis = -1 - nesting - site["fn"].event_dim
-            value = value.select(axis, row).reshape(site["value"].shape)
-            trace.nodes[site["name"]] = {**site, "value": value}
-    return trace
-
-
-def _row_sums(trace: Any, rows: int, nesting: int, row: int) -> dict[str, Tensor]:
-    return {
-        site["name"]: particles_first(log_density(site), rows, nesting)[row].sum()
-        for site in sample_sites(trace)
-    }
-
-
-def _check_broadcast(together: Mapping[str, Tensor], first: Any, second: Any) -> None:
-    """Refuse a model whose density of one particle changes when others are beside it.
-
-    ``first`` and ``second`` are two runs on this particle alone: where they differ the model
-    is random itself, and nothing can be said.
-    """
-    sums = [
-        {site["name"]: log_density(site).sum() for site in sample_sites(t)} for t in (first, second)
-    ]
-    mixed = [
-        name
-        for name, value in together.items()
-        if name in sums[0]
-        and _close(sums[0][name], sums[1][name])
-        and not _close(sums[0][name], value)
-    ]
-    if mixed:
-        raise ModelError(
-            f"The model does not broadcast: at its sites {mixed} the log density of one particle "
-            "depends on the others (an index or a sum without a dim, a batch norm). Make it "
-            "broadcast over an outermost plate (z[..., 0], sum(-1)), or pass "
-            "vectorize_particles=False."
-        )
-
-
-def _close(first: Tensor, second: Tensor) -> bool:
-    return torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 def _side_stream() -> torch.Generator:
@@ -275,9 +229,9 @@ def _trace_guide(guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
     return poutine.trace(guide).get_trace(*args, **kwargs), None
 
 
-def _rerun(guide: Program, args: Any, kwargs: Any, messenger: Messenger) -> Any:
+def _rerun(program: Program, args: Any, kwargs: Any, messenger: Messenger) -> Any:
     with forked_rng(_side_stream()), poutine.block(), messenger:
-        return _trace_guide(guide, args, kwargs)[0]
+        return _trace_guide(program, args, kwargs)[0]
 
 
 def _check_all_guided(model_trace: Any, guide_trace: Any) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import site_is_factor, site_is_subsample
@@ -17,6 +16,8 @@ from pyro.util import check_site_shape
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError
+from pyro_ebm.estimators.wrappers import innermost, is_masked, unmasked
+from pyro_ebm.potentials.sites import is_latent
 
 Site: TypeAlias = Any
 """A node of a Pyro trace."""
@@ -43,18 +44,6 @@ class Term:
     def name(self) -> str:
         """Name of the site."""
         return str(self.site["name"])
-
-
-def innermost(distribution: Any) -> Any:
-    """The distribution under ``to_event``, ``mask``, ``expand`` and transforms."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def is_latent(site: Site) -> bool:
-    """Whether ``site`` is an unobserved sample statement."""
-    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
 
 
 def is_point_mass(site: Site) -> bool:
@@ -97,23 +86,6 @@ def _draw_density(site: Site) -> Tensor:
             "density of a given value. The score function needs one that can, a flow with an "
             "inverse; for this one use ReparameterizedELBO."
         ) from error
-
-
-def unmasked(distribution: Any) -> Any:
-    """Strip ``.mask``, which hides a draw from the ELBO but does not change its law."""
-    if isinstance(distribution, MaskedDistribution):
-        return unmasked(distribution.base_dist)
-    if isinstance(distribution, dist.Independent):
-        base = unmasked(distribution.base_dist)
-        return dist.Independent(base, distribution.reinterpreted_batch_ndims)
-    return distribution
-
-
-def is_masked(distribution: Any) -> bool:
-    """Whether ``.mask`` occurs anywhere in ``distribution``."""
-    if isinstance(distribution, MaskedDistribution):
-        return True
-    return hasattr(distribution, "base_dist") and is_masked(distribution.base_dist)
 
 
 def score_density(site: Site, log_prob: Tensor) -> Tensor | None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from pyro.distributions.distribution import Distribution
 from pyro.distributions.util import is_identically_zero
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.estimators._particles import ParticleELBO, Particles, Program
+from pyro_ebm.estimators._particles import Execution, ParticleELBO, Particles
 from pyro_ebm.estimators._sites import Site, is_draw, is_outside_draw, sample_sites
 
 
@@ -67,9 +63,9 @@ class ReparameterizedELBO(ParticleELBO):
             max_plate_nesting=max_plate_nesting,
         )
 
-    def _check_guide(self, guide: Program, trace: Any, rerun: Callable[[Messenger], Any]) -> None:
-        del guide, rerun
-        rough = [site["name"] for site in sample_sites(trace) if not _is_pathwise(site)]
+    def _check_run(self, model: Execution, guide: Execution) -> None:
+        del model
+        rough = [site["name"] for site in sample_sites(guide.trace) if not _is_pathwise(site)]
         if rough:
             raise ModelError(
                 f"The guide's sites {rough} have no pathwise derivative (discrete, or not "

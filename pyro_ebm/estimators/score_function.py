@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import torch
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, ShapeError
-from pyro_ebm.estimators._particles import ParticleELBO, Particles, Program
-from pyro_ebm.estimators._sites import Site, Term, is_draw, is_point_mass, sample_sites
+from pyro_ebm.estimators._draws import (
+    ConstantDraws,
+    check_constants,
+    moved_draws,
+    needs_grad,
+    unnormalised_sites,
+)
+from pyro_ebm.estimators._particles import Execution, ParticleELBO, Particles, Program
+from pyro_ebm.estimators._sites import Site, Term, is_point_mass, sample_sites
 from pyro_ebm.estimators.baselines import Baseline, NoBaseline
 
 Loops: TypeAlias = tuple[tuple[str, int], ...]
-
-
-class ConstantDraws(Messenger):
-    """Cut the path from every draw back to the parameters it was drawn with.
-
-    The detached tensor is a new object, so that transforms do not find it in their cache and
-    compute its density through their inverse, with its dependence on the parameters.
-    """
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if is_draw(msg):
-            msg["value"] = msg["value"].detach()
-
-
-class LeafDraws(Messenger):
-    """Make every continuous draw a leaf, to see later what was computed from it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.leaves: list[Tensor] = []
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if is_draw(msg) and msg["value"].is_floating_point():
-            msg["value"] = msg["value"].detach().requires_grad_()
-            self.leaves.append(msg["value"])
 
 
 class ScoreFunctionELBO(ParticleELBO):
@@ -77,7 +58,9 @@ class ScoreFunctionELBO(ParticleELBO):
 
     Raises:
         ValueError: fewer particles than the baseline needs.
-        ModelError: the guide moves draws by learned maps, or a latent is not in the guide.
+        ModelError: the guide moves draws by learned maps, a latent is not in the guide, or the
+            energy of an ``EnergyDistribution`` depends on a draw. The last is looked for once
+            for each model and guide, by gradients, which integers do not have.
         NonFiniteError: a log density or a gradient is NaN or infinite.
 
     References:
@@ -117,9 +100,10 @@ class ScoreFunctionELBO(ParticleELBO):
                 f"{self.baseline.minimum_particles}, but num_particles={num_particles}."
             )
         self._approved: tuple[Program, set[str]] | None = None
+        self._constants: tuple[list[Program], list[tuple[str, ...]]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_approved": None}
+        return {**super().__getstate__(), "_approved": None, "_constants": None}
 
     def _settings(self) -> dict[str, object]:
         return {"baseline": self.baseline}
@@ -128,12 +112,13 @@ class ScoreFunctionELBO(ParticleELBO):
         constant: AbstractContextManager[Any] = ConstantDraws()
         return constant
 
-    def _check_guide(self, guide: Program, trace: Any, rerun: Callable[[Messenger], Any]) -> None:
-        sites = sample_sites(trace)
+    def _check_run(self, model: Execution, guide: Execution) -> None:
+        self._check_unnormalised(model, guide)
+        sites = sample_sites(guide.trace)
         moved = [site["name"] for site in sites if _is_outside_path(site)]
-        attached = {site["name"] for site in sites if is_point_mass(site) and _needs_grad(site)}
-        if attached and self._approved != (guide, attached):
-            moved += sorted(attached & _moved_draws(rerun))
+        attached = {site["name"] for site in sites if is_point_mass(site) and needs_grad(site)}
+        if attached and self._approved != (guide.program, attached):
+            moved += sorted(attached & moved_draws(guide.rerun))
         if moved:
             raise ModelError(
                 f"The guide's sites {moved} move draws by learned parameters, so that only the "
@@ -141,7 +126,16 @@ class ScoreFunctionELBO(ParticleELBO):
                 "distribution for the result (dist.TransformedDistribution, AutoNormal, "
                 "AutoMultivariateNormal), or use ReparameterizedELBO."
             )
-        self._approved = guide, attached
+        self._approved = guide.program, attached
+
+    def _check_unnormalised(self, *executions: Execution) -> None:
+        # Draws are constants here, so that these densities cannot see what they depend on.
+        names = [unnormalised_sites(execution.trace) for execution in executions]
+        key = [execution.program for execution in executions], names
+        if any(names) and self._constants != key:
+            for execution in executions:
+                check_constants(execution.rerun)
+            self._constants = key
 
     def _surrogate(self, particles: Particles) -> Tensor:
         # A draw's own log q is left out of the differentiated part: its gradient has mean zero
@@ -200,10 +194,6 @@ def _keep(values: Tensor, plates: Iterable[Any]) -> Tensor:
     return values.sum(dim=others, keepdim=True) if others else values
 
 
-def _needs_grad(site: Site) -> bool:
-    return bool(site["value"].requires_grad)
-
-
 def _is_outside_path(site: Site) -> bool:
     """Whether a guide's factor declares a reparameterised draw made outside of Pyro."""
     return (
@@ -211,18 +201,3 @@ def _is_outside_path(site: Site) -> bool:
         and getattr(site["fn"], "has_rsample", None) is True
         and bool(site["fn"].log_factor.requires_grad)
     )
-
-
-def _moved_draws(rerun: Callable[[Messenger], Any]) -> set[str]:
-    """Names of the ``Delta`` sites whose values are computed from continuous draws."""
-    draws = LeafDraws()
-    trace = rerun(draws)
-    names = set()
-    for site in sample_sites(trace):
-        if draws.leaves and is_point_mass(site) and _needs_grad(site):
-            slopes = torch.autograd.grad(
-                site["value"].sum(), draws.leaves, allow_unused=True, retain_graph=True
-            )
-            if any(slope is not None for slope in slopes):
-                names.add(site["name"])
-    return names

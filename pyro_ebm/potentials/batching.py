@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import math
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -14,8 +14,13 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
+from pyro_ebm.potentials.holdings import same
+from pyro_ebm.potentials.recording import UnbatchableError
 from pyro_ebm.potentials.tracing import ValueAndGrad, batched, looped, trace, unvalidated
+
+_LAST_BITS = 100.0
+"""Rounding errors that add up in a term, in units of the last bit of the position."""
 
 
 class _Graph(NamedTuple):
@@ -27,8 +32,7 @@ class _Graph(NamedTuple):
     """Versions of the held tensors if the graph contains numbers that were read from tensors."""
 
     def is_fresh(self, held: tuple[Any, ...]) -> bool:
-        same = len(held) == len(self.held) and all(map(operator.is_, held, self.held))
-        return same and self.versions in (None, _versions(held))
+        return same(held, self.held) and self.versions in (None, _versions(held))
 
 
 class ChainBatcher:
@@ -40,9 +44,10 @@ class ChainBatcher:
 
     Args:
         scalar: Potential energy of one position.
-        held: Returns the tensors in use now, whose replacement makes graphs stale.
+        held: Returns the tensors and numbers in use now, whose replacement makes graphs stale.
         name: What to call the function in messages.
         prepare: Called with one position before a graph is made; may refuse.
+        rounding: Bound of the rounding error of ``scalar`` at one position.
         compiles: Whether graphs are handed to ``torch.compile``.
     """
 
@@ -52,11 +57,12 @@ class ChainBatcher:
         held: Callable[[], tuple[Any, ...]],
         name: str,
         prepare: Callable[[Tensor], None],
+        rounding: Callable[[Tensor], Tensor],
         *,
         compiles: bool = False,
     ) -> None:
         self.scalar, self.held, self.name, self.compiles = scalar, held, name, compiles
-        self.prepare = prepare
+        self.prepare, self.rounding = prepare, rounding
         self.is_batchable = True
         self._graphs: dict[Any, _Graph] = {}
 
@@ -69,7 +75,8 @@ class ChainBatcher:
             if self.is_batchable:
                 try:
                     return vmap(function)(rows)
-                except Exception as error:  # any failure to batch leads to the loop, which is exact
+                except Exception as error:  # any failure to batch leads to the loop
+                    _raise_if_final(error)
                     self._give_up_batching(error)
             return _loop(function, rows)
 
@@ -91,7 +98,8 @@ class ChainBatcher:
             with unvalidated():
                 function, reads_numbers = trace(batched(self.scalar), rows, compiles=self.compiles)
             self._check_graph(function, rows)
-        except Exception as error:  # any failure to batch leads to the loop, which is exact
+        except Exception as error:  # any failure to batch leads to the loop
+            _raise_if_final(error)
             self._give_up_batching(error)
             return _Graph(looped(self.scalar), (), None)
         held = self.held()
@@ -102,10 +110,22 @@ class ChainBatcher:
         values = function(rows)[0]
         for row in (0, -1):
             truth = self.scalar(rows[row])
-            if not torch.allclose(values[row], truth, rtol=1e-3, atol=1e-3, equal_nan=True):
-                raise ModelError(
+            tolerance = self._tolerance(rows[row], truth)
+            if not torch.allclose(values[row], truth, rtol=0.0, atol=tolerance, equal_nan=True):
+                raise UnbatchableError(
                     f"batched value {values[row].item()}, but {truth.item()} for the chain alone"
                 )
+
+    def _tolerance(self, row: Tensor, truth: Tensor) -> float:
+        """How far rounding alone may carry a value of the graph.
+
+        The value is a sum that may cancel, so the error follows the size of its terms and not
+        its own. Inside a term, differences of large numbers and ill-conditioned matrices enlarge
+        the error of their input: what the last bit of the position changes shows by how much.
+        """
+        change = self.scalar(row * (1.0 + torch.finfo(row.dtype).eps)) - truth
+        tolerance = (self.rounding(row) + _LAST_BITS * change.abs()).item()
+        return tolerance if math.isfinite(tolerance) else 0.0
 
     def _give_up_batching(self, error: Exception) -> None:
         if self.compiles:
@@ -118,7 +138,9 @@ class ChainBatcher:
         reason = textwrap.shorten(str(cause), width=160)
         warnings.warn(
             f"{self.name} cannot be batched over chains and is run one chain after another, which "
-            f"is slow with many chains. Reason: {type(cause).__name__}: {reason}",
+            f"is slow with many chains. Reason: {type(cause).__name__}: {reason}. If a latent "
+            "value passes through .item() or numpy, its part of the gradient is missing: MALA "
+            "stays exact, unadjusted kernels do not.",
             stacklevel=2,
         )
 
@@ -129,6 +151,15 @@ class ChainBatcher:
 def _versions(held: tuple[Any, ...]) -> tuple[int, ...]:
     tensors = (item for item in held if isinstance(item, Tensor) and not item.is_inference())
     return tuple(tensor._version for tensor in tensors)
+
+
+def _raise_if_final(error: Exception) -> None:
+    """Let errors through that the loop would not mend, or only meet again for each chain."""
+    cause = _first_cause(error)
+    if isinstance(cause, UnbatchableError):
+        return
+    if isinstance(cause, (torch.OutOfMemoryError, ModelError, ShapeError, NonFiniteError)):
+        raise cause
 
 
 def _first_cause(error: BaseException) -> BaseException:

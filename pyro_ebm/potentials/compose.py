@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_ebm.core.checks import ShapeError, check_finite, check_positive
+from pyro_ebm.core.checks import (
+    ShapeError,
+    check_event,
+    check_finite,
+    check_floating,
+    check_positive,
+)
 from pyro_ebm.core.types import Potential, PotentialTerm
 
 
@@ -33,7 +39,7 @@ class ProximalPotential:
         scale: :math:`\sigma > 0`.
 
     Raises:
-        ShapeError: If the anchor is not one vector.
+        ShapeError: If the anchor is not one floating-point vector.
         NonFiniteError: If the anchor is not finite.
 
     >>> term = ProximalPotential(torch.zeros(2), scale=0.5)
@@ -42,12 +48,17 @@ class ProximalPotential:
     """
 
     def __init__(self, anchor: Tensor, scale: float) -> None:
+        if not isinstance(anchor, Tensor):
+            raise ShapeError(
+                f"anchor is {anchor!r}, but a tensor of shape (dim,) is wanted: "
+                "torch.tensor(anchor)."
+            )
         if anchor.ndim != 1:
             raise ShapeError(
                 f"anchor has shape {tuple(anchor.shape)}, but one vector (dim,) in unconstrained "
                 "coordinates is wanted: chains with different anchors have different targets."
             )
-        self.anchor = check_finite("anchor", anchor.detach())
+        self.anchor = check_finite("anchor", check_floating("anchor", anchor.detach()))
         self.scale = check_positive("scale", scale)
 
     @property
@@ -55,11 +66,15 @@ class ProximalPotential:
         return self.anchor.shape[0]
 
     def __call__(self, q: Tensor) -> Tensor:
-        return (q - self.anchor).square().sum(dim=-1) / (2.0 * self.scale**2)
+        return self._offset(q).square().sum(dim=-1) / (2.0 * self.scale**2)
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
         q = q.detach()
-        return self(q), (q - self.anchor) / self.scale**2
+        return self(q), self._offset(q) / self.scale**2
+
+    def _offset(self, q: Tensor) -> Tensor:
+        check_event("the position", q, torch.Size((self.dim,)))
+        return q - self.anchor.to(q)
 
     def __repr__(self) -> str:
         return f"ProximalPotential(dim={self.dim}, scale={self.scale:g})"
@@ -76,6 +91,7 @@ class SumPotential(Summable):
             included.
 
     Raises:
+        TypeError: If the term is none.
         ShapeError: If the two are functions of vectors of different length.
 
     >>> from pyro_ebm.potentials.energy import EnergyPotential
@@ -85,6 +101,12 @@ class SumPotential(Summable):
     """
 
     def __init__(self, potential: Potential, term: PotentialTerm) -> None:
+        if not _is_term(term):
+            raise TypeError(
+                f"{term!r} cannot be added to {potential!r}: a term needs dim, __call__(q) and "
+                "value_and_grad(q), as ProximalPotential(anchor, scale) or "
+                "EnergyPotential(energy) has."
+            )
         if potential.dim != term.dim:
             raise ShapeError(
                 f"{potential!r} is a function of {potential.dim} unconstrained numbers, but "
@@ -139,3 +161,7 @@ class SumPotential(Summable):
 
     def __repr__(self) -> str:
         return f"{self.potential!r} + {self.term!r}"
+
+
+def _is_term(term: object) -> bool:
+    return callable(term) and hasattr(term, "dim") and hasattr(term, "value_and_grad")

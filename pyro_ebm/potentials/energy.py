@@ -10,7 +10,13 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-from pyro_ebm.core.checks import ModelError, ShapeError, check_energies, check_event
+from pyro_ebm.core.checks import (
+    ModelError,
+    ShapeError,
+    check_count,
+    check_energies,
+    check_event,
+)
 from pyro_ebm.core.types import Energy
 from pyro_ebm.potentials.compose import Summable
 from pyro_ebm.potentials.starts import uniform_starts
@@ -36,6 +42,7 @@ class EnergyPotential(Summable):
 
     Raises:
         ModelError: If no event shape is given or known.
+        ValueError: If a size in the event shape is no whole number above zero.
         ShapeError: If the energy does not return one number for each point.
 
     >>> potential = EnergyPotential(lambda x: x.square().sum(-1) / 2, event_shape=(2,))
@@ -139,10 +146,11 @@ class EnergyPotential(Summable):
 
 
 def _event_shape(energy: object, given: int | Sequence[int] | None) -> torch.Size:
+    if given is None and isinstance(energy, Energy):
+        given = energy.event_shape
     if given is not None:
-        return torch.Size((given,) if isinstance(given, int) else given)
-    if isinstance(energy, Energy):
-        return torch.Size(energy.event_shape)
+        sizes = given if isinstance(given, Sequence) else (given,)
+        return torch.Size([check_count("each size in event_shape", size) for size in sizes])
     raise ModelError(
         f"{energy!r} has no event_shape, so the shape of one point is unknown: give it, as in "
         "EnergyPotential(energy, event_shape=(2,))."

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
 from pyro_ebm.potentials.observations import mask_of
-from pyro_ebm.potentials.sites import is_data
+from pyro_ebm.potentials.sites import is_data, is_deterministic
 from pyro_ebm.potentials.tracing import RandomnessDetector
 
 _ENERGY_ADVICE = (
@@ -73,6 +73,19 @@ def check_supports(first: Trace, second: Trace) -> None:
             )
 
 
+def check_deterministic(first: Trace, now: Trace) -> None:
+    """Refuse deterministic sites that come, go or change shape with latent values."""
+    was, has = _deterministic_shapes(first), _deterministic_shapes(now)
+    for name in (*was, *has):
+        if was.get(name) != has.get(name):
+            raise ModelError(
+                f"the deterministic site {name!r} {_presence(was.get(name))} when the model was "
+                f"first run, but {_presence(has.get(name))} at other latent values, so its draws "
+                "cannot be stored: record it in every execution with the same shape, for instance "
+                "with torch.where."
+            )
+
+
 def check_no_randomness(model: Callable[..., Any], energy: Callable[[], Tensor]) -> None:
     """Refuse a model that is not a function of its latent values."""
     with RandomnessDetector() as detector:
@@ -81,18 +94,25 @@ def check_no_randomness(model: Callable[..., Any], energy: Callable[[], Tensor])
         operations = ", ".join(dict.fromkeys(detector.operations))
         raise ModelError(
             f"the model {_name(model)} draws random numbers outside its sample sites "
-            f"({operations}), "
-            "so its density is not a function of the latent values: make them sample sites, pass "
-            "them in as data, or put modules with dropout into eval() mode."
+            f"({operations}), so its density is not a function of the latent values: make them "
+            "sample sites, pass them in as data, or put modules with dropout into eval() mode."
         )
     second = energy()
     if not torch.equal(first.nan_to_num(), second.nan_to_num()):
         raise ModelError(
             f"the model {_name(model)} gives the log densities {-first.item()} and "
-            f"{-second.item()} "
-            "at the same latent values: it keeps a state or draws random numbers outside torch. "
-            "Make it a function of its latent values and arguments."
+            f"{-second.item()} at the same latent values: it keeps a state or draws random "
+            "numbers outside torch. Make it a function of its latent values and arguments."
         )
+
+
+def _deterministic_shapes(trace: Trace) -> dict[str, torch.Size]:
+    nodes = trace.nodes.items()
+    return {k: torch.as_tensor(s["value"]).shape for k, s in nodes if is_deterministic(s)}
+
+
+def _presence(shape: torch.Size | None) -> str:
+    return "was not there" if shape is None else f"had shape {tuple(shape)}"
 
 
 def _compute_log_prob(trace: Trace) -> None:
@@ -131,8 +151,7 @@ def _check_subsampling(name: str, site: dict[str, Any]) -> None:
     if subsample_size is not None and subsample_size < size and not site["is_observed"]:
         raise ModelError(
             f"the plate {name!r} subsamples {subsample_size} of {size} data at random, so the "
-            "density "
-            "would change from step to step: give MCMC the full data (no subsample_size)."
+            "density would change from step to step: give MCMC the full data (no subsample_size)."
         )
 
 

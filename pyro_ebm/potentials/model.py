@@ -18,6 +18,7 @@ from pyro_ebm.core.randomness import forked_rng
 from pyro_ebm.potentials.batching import ChainBatcher
 from pyro_ebm.potentials.compose import Summable
 from pyro_ebm.potentials.guards import (
+    check_deterministic,
     check_no_randomness,
     check_signature,
     check_supports,
@@ -47,8 +48,9 @@ class ModelPotential(Summable):
     with :math:`T` the transform of each site's support. The model is run once to find its
     sites, batched over chains with ``torch.func.vmap``, and traced once into a flat graph of
     tensor operations, so that no Pyro code runs per gradient. The graph is made again when the
-    number of chains, the type, or a tensor or module that the model holds is replaced;
-    parameters that an optimiser changes in place are followed.
+    number of chains, the type, or a tensor, module or number that the model holds is replaced;
+    parameters that an optimiser changes in place are followed. NumPy arrays are taken as they
+    are at the first gradient.
 
     A model that cannot be batched (control flow on a latent value, ``.item()``) is run chain
     after chain, with one warning that names the reason.
@@ -60,7 +62,8 @@ class ModelPotential(Summable):
 
     Raises:
         ModelError: If the model has no latent site, a discrete one, random operations outside
-            sample sites, or subsampled plates.
+            sample sites, or subsampled plates; on use, if its latent or deterministic sites
+            depend on latent values.
         NonFiniteError: If observed data hold NaN.
         ShapeError: If a site does not fit its plates.
 
@@ -158,8 +161,8 @@ class ModelPotential(Summable):
         if not self._has_static_supports:
             raise ModelError(
                 f"a support of {self!r} depends on a latent value, so there is no fixed transform "
-                "(one "
-                "frozen at the first trace would give wrong draws): sample it with pyro_ebm.MCMC."
+                "(one frozen at the first trace would give wrong draws): sample it with "
+                "pyro_ebm.MCMC."
             )
         return {site.name: site.transform for site in self.sites}
 
@@ -177,7 +180,9 @@ class ModelPotential(Summable):
 
     def at(self, q: Tensor) -> Placed:
         """Execute the model at the unconstrained position ``(dim,)``."""
-        return self.placed.at(q, self.sites)
+        placed = self.placed.at(q, self.sites)
+        check_deterministic(self.prototype, placed.trace)
+        return placed
 
     def evaluate(self, read: Callable[[Tensor], dict[str, Tensor]], q: Tensor) -> dict[str, Tensor]:
         """Apply ``read`` to every position of ``q``, in chunks that bound the memory."""
@@ -199,7 +204,9 @@ class ModelPotential(Summable):
         return other
 
     def _new_batcher(self, *, compiles: bool) -> ChainBatcher:
-        return ChainBatcher(self._scalar, self._held, repr(self), self._prepare, compiles=compiles)
+        return ChainBatcher(
+            self._scalar, self._held, repr(self), self._prepare, self._rounding, compiles=compiles
+        )
 
     def _prepare(self, q: Tensor) -> None:
         """Look at the model again: modules may be new, or in training mode."""
@@ -217,6 +224,9 @@ class ModelPotential(Summable):
 
     def _scalar(self, q: Tensor) -> Tensor:
         return self.at(q).potential_energy()
+
+    def _rounding(self, q: Tensor) -> Tensor:
+        return self.at(q).rounding()
 
     def _transformed(self, q: Tensor) -> dict[str, Tensor]:
         values = split(q, self.sites)
@@ -236,8 +246,7 @@ class ModelPotential(Summable):
             missing, unknown = sorted(set(shapes) - set(sites)), sorted(set(sites) - set(shapes))
             raise ShapeError(
                 f"values were given for the sites {sorted(sites)}, but {self!r} has the latent "
-                "sites "
-                f"{sorted(shapes)}: missing {missing}, unknown {unknown}."
+                f"sites {sorted(shapes)}: missing {missing}, unknown {unknown}."
             )
         for name, shape in shapes.items():
             check_event(name, sites[name], shape)
@@ -272,7 +281,6 @@ def _chains_shape(sites: dict[str, Tensor], shapes: dict[str, torch.Size]) -> to
     if len(set(leading.values())) != 1:
         raise ShapeError(
             f"the sites have the leading axes { {k: tuple(v) for k, v in leading.items()} }, but "
-            "all "
-            "must have the same chain axes."
+            "all must have the same chain axes."
         )
     return next(iter(leading.values()))

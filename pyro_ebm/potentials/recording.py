@@ -19,6 +19,10 @@ _ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 _COPY_FRESH = torch.ops.aten.lift_fresh_copy.default
 
 
+class UnbatchableError(ModelError):
+    """A function that is right for one chain, but not as a graph for many."""
+
+
 class OperationRecorder(TorchDispatchMode):
     """Record every operation that runs inside, and run it.
 
@@ -30,7 +34,7 @@ class OperationRecorder(TorchDispatchMode):
         example: The input, which must not be held by the function.
 
     Raises:
-        ModelError: If a number is read from a tensor that depends on the input.
+        UnbatchableError: If a number is read from a tensor that depends on the input.
 
     >>> x = torch.ones(2)
     >>> with OperationRecorder(x) as recorder:
@@ -87,7 +91,7 @@ class OperationRecorder(TorchDispatchMode):
 
     def _check_independent(self, func: Any, args: tuple[Any, ...]) -> None:
         if any(isinstance(arg, fx.Node) and arg in self._dependent for arg in args):
-            raise ModelError(
+            raise UnbatchableError(
                 f"{func.namespace}.{func.overloadpacket.__name__} reads a number from a tensor "
                 "that depends on a latent value"
             )

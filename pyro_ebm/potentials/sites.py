@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
@@ -114,22 +115,31 @@ def plate_dims(site: dict[str, Any]) -> tuple[str | None, ...]:
 
 
 def _support(site: dict[str, Any]) -> Any:
+    if _is_point_mass(site["fn"]):
+        raise ModelError(
+            f"the latent site {site['name']!r} ({site['fn']}) is a point mass, which has no "
+            "density that chains could move on: use pyro.deterministic."
+        )
     try:
         support = site["fn"].support
     except NotImplementedError as error:
         raise ModelError(
             f"the latent site {site['name']!r} ({site['fn']}) has no support, so it cannot be "
-            "mapped "
-            "to unconstrained coordinates: give its distribution a `support` property."
+            "mapped to unconstrained coordinates: give its distribution a `support` property."
         ) from error
     if support.is_discrete:
         raise ModelError(
             f"the latent site {site['name']!r} ({site['fn']}) is discrete, but gradient-based "
-            "kernels "
-            "need continuous latent sites: marginalise it by hand (for instance with "
+            "kernels need continuous latent sites: marginalise it by hand (for instance with "
             "dist.MixtureSameFamily) or condition it."
         )
     return support
+
+
+def _is_point_mass(distribution: Any) -> bool:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
 
 
 def _example(distribution: Any) -> Tensor:

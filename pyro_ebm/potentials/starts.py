@@ -46,8 +46,7 @@ def finite_starts(potential: Potential, num_chains: int, generator: torch.Genera
         positions = choose(finite, positions, fresh)
     raise NonFiniteError(
         f"{int((~finite).sum())} of {num_chains} chains found no starting point of finite energy "
-        "and "
-        f"gradient in {_TRIES} tries: {explain_start(potential, positions, finite)}. Give "
+        f"and gradient in {_TRIES} tries: {explain_start(potential, positions, finite)}. Give "
         "initial_params or an init_strategy, or mend the model there."
     )
 

@@ -34,8 +34,7 @@ def as_potential(target: object, *args: Any, **kwargs: Any) -> Potential:
     if not isinstance(target, (Potential, Energy)):
         raise ModelError(
             f"the target is {target!r}, but a Pyro model, an energy (a callable with an "
-            "event_shape) "
-            "or a potential is wanted: give the kernel one, as in MALA(model)."
+            "event_shape) or a potential is wanted: give the kernel one, as in MALA(model)."
         )
     if args or kwargs:
         raise ModelError(

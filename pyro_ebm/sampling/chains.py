@@ -44,6 +44,7 @@ class ChainRun:
     ) -> None:
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self.storage, self.warmup_storage, self.hook = storage, warmup_storage, hook
+        self.num_restarted = 0
 
     def run(self, position: Tensor, warmup_steps: int, progress: Progress) -> None:
         """Warm up from ``position``, then fill the storage."""
@@ -67,6 +68,7 @@ class ChainRun:
             self._after_step(state, info, "Warmup", next(steps), self.warmup_storage)
 
         self.kernel, state = warm_up.run(state, num_steps, on_step)
+        self.num_restarted = warm_up.num_restarted
         return state
 
     def _draw(self, state: Any) -> None:

@@ -33,7 +33,9 @@ class MCMC:
     What the kernel leaves open (``step_size=None``, ``scale=None``) is tuned in warm-up on
     statistics pooled over the chains and then frozen; draws are kept only afterwards. Ctrl-C
     ends the run and keeps the draws made so far; an exception is raised again after a warning
-    that says how many were kept.
+    that says how many were kept. Chains whose starts are so far out that a whole window of
+    warm-up accepts next to nothing are put where other chains are, and counted in
+    ``num_restarted``.
 
     Args:
         kernel: A kernel with a target: a Pyro model, an energy or a potential.
@@ -91,6 +93,7 @@ class MCMC:
         self.chains: Chains | None = None
         self.warmup_chains: Chains | None = None
         self._samples: dict[str, Tensor] | None = None
+        self.num_restarted = 0
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Sample; arguments go to the Pyro model. A second run tunes anew and replaces the draws.
@@ -161,6 +164,8 @@ class MCMC:
         """
         print(summary_table(self._constrained(), prob).to_string())  # noqa: T201
         print(f"Number of divergences: {int(self._drawn().stats['diverging'].sum())}")  # noqa: T201
+        if self.num_restarted:
+            print(f"Chains restarted in warm-up: {self.num_restarted}")  # noqa: T201
 
     def diagnostics(self) -> dict[str, Any]:
         """R-hat and ESS of each site by ArviZ, divergences and acceptance of each chain."""
@@ -208,7 +213,7 @@ class MCMC:
 
     def _keep(self, run: ChainRun, *, is_complete: bool) -> bool:
         """Take over what was drawn; say so if the run was cut short."""
-        self.kernel = run.kernel
+        self.kernel, self.num_restarted = run.kernel, run.num_restarted
         self.chains = run.storage.chains()
         if run.warmup_storage is not None:
             self.warmup_chains = run.warmup_storage.chains()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -93,6 +92,7 @@ class WarmUp:
     def begin(self, num_steps: int) -> None:
         """Plan ``num_steps`` calls of :meth:`step`, after which the kernel is tuned."""
         self._accepted: Tensor
+        self.num_restarted = 0
         self._windows = iter(windows(num_steps))
         self._steps_left = 0
 
@@ -135,7 +135,8 @@ class WarmUp:
         """Put chains that a whole window could not move where others are.
 
         A start can be so far out that a step which suits all other chains is never accepted
-        there, and the step is shared. Nothing is kept from warm-up, so chains may be moved.
+        there, and the step is shared. Nothing is kept from warm-up, so chains may be moved;
+        ``num_restarted`` counts them.
         """
         num_steps = self._window.num_steps
         frozen = self._accepted < _FROZEN_ACCEPTANCE * num_steps
@@ -148,12 +149,7 @@ class WarmUp:
         )
         source = torch.arange(num_chains, device=moving.device)
         source[frozen] = moving[choice]
-        warnings.warn(
-            f"warm-up: {num_frozen} of {num_chains} chains accepted less than "
-            f"{_FROZEN_ACCEPTANCE:.0%} of {num_steps} moves and were put where other "
-            "chains are. Their starts were far out; give an init_strategy to choose better ones.",
-            stacklevel=2,
-        )
+        self.num_restarted += num_frozen
         return type(state)(*(field[source] for field in state))
 
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:

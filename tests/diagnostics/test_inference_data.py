@@ -225,3 +225,14 @@ def test_other_things_are_refused():
         to_arviz(torch.zeros(4, 10))
     with pytest.raises(RuntimeError, match="no draws yet"):
         to_arviz(MCMC(MALA(schools), 10))
+
+
+def test_what_is_no_array_of_numbers_is_refused_by_name():
+    for value in ("x", [[1.0], [1.0, 2.0]], None):
+        with pytest.raises(TypeError, match=r"amplitude is a .* array or tensor of numbers"):
+            to_arviz({"amplitude": value})
+
+
+def test_a_container_is_refused():
+    with pytest.raises(TypeError, match="works on already"):
+        to_arviz(to_arviz({"z": torch.zeros(2, 5)}))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.diagnostics import inference_data, model_sites, to_arviz
 from pyro_ebm.diagnostics.container import group
 from pyro_ebm.energies import GaussianEnergy
@@ -153,6 +154,33 @@ def test_asking_for_what_cannot_be_warns():
             as_potential(schools) + ProximalPotential(torch.zeros(6), scale=1.0),
             log_likelihood=True,
         )
+
+
+def sometimes_observed():
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    for name in ("y", "more") if z > 0 else ("y",):
+        pyro.sample(name, dist.Normal(z, 0.1), obs=torch.tensor(0.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be batched over chains")
+def test_sites_that_only_some_draws_observe():
+    potential = as_potential(sometimes_observed)
+    for positions in ([[[-1.0], [1.0]]], [[[1.0], [-1.0]]]):
+        with pytest.raises(ModelError, match=r"\['more'\] are observed in some draws only"):
+            model_sites.pointwise_log_likelihood(potential, torch.tensor(positions))
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be batched over chains")
+def test_a_run_of_a_model_that_observes_sometimes():
+    mcmc = run(sometimes_observed, num_samples=100)
+    signs = mcmc.get_samples()["z"] > 0
+    assert signs.any()
+    assert not signs.all()
+    data = to_arviz(mcmc)
+    assert group(data, "log_likelihood") is None
+    assert "observed in some draws only" in data.attrs["log_likelihood_left_out"]
+    with pytest.warns(UserWarning, match="left out: the sites"):
+        to_arviz(mcmc, log_likelihood=True)
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")

@@ -254,3 +254,25 @@ def test_a_container_without_draws_is_refused():
 def test_thousands_of_chains_are_quick():
     report = mixing_report({"z": torch.randn(2048, 100, 2)})
     assert report.passed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nothing_finite_is_a_report_and_no_crash(value):
+    report = mixing_report({"z": np.full((4, 100, 2), value)})
+    assert failed(report) == {"non-finite"}
+    assert report["non-finite"].value == 800
+    assert "z[0], z[1]" in report["non-finite"].explanation
+
+
+def test_sites_without_values():
+    empty = np.zeros((4, 100, 0))
+    assert failed(mixing_report({"z": empty})) == {"non-finite"}
+    draws = {"z": empty, "x": torch.randn(4, 100)}
+    assert {check.name for check in mixing_report(draws).checks} >= {"R-hat", "stuck chains"}
+
+
+@pytest.mark.parametrize("dtype", [np.complex128, "datetime64[s]"])
+def test_what_is_no_real_number_is_refused_by_name(dtype):
+    posterior = as_dataset({"amplitude": np.zeros((4, 100), dtype=dtype)}, {}, {})
+    with pytest.raises(ShapeError, match="amplitude has dtype"):
+        mixing_report(container({"posterior": posterior}, {}))

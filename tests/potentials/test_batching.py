@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
 from pyro_ebm.potentials import ModelPotential
 
 
@@ -270,3 +270,69 @@ def test_pickles_with_and_without_a_graph():
         torch.testing.assert_close(twin(q), potential(q))
         for ours, theirs in zip(twin.value_and_grad(q), potential.value_and_grad(q), strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), ModelError("no"), ShapeError("no"), NonFiniteError("no")],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_that_the_loop_would_not_mend_pass_through(error):
+    is_broken = []
+
+    class Fails(dist.Normal):
+        def log_prob(self, value):
+            if is_broken:
+                raise error
+            return super().log_prob(value)
+
+    def model():
+        pyro.sample("z", Fails(0.0, 1.0))
+
+    potential = ModelPotential(model)
+    q = torch.zeros(3, 1)
+    is_broken.append(True)
+    for method in (potential._batcher.value_and_grad, potential):
+        with pytest.raises(type(error)) as caught:
+            batcher_call(potential, method, q)
+        assert caught.value is error
+    is_broken.clear()
+    assert_true(potential, q)
+    assert potential._batcher.is_batchable
+
+
+def batcher_call(potential, method, q):
+    """Without the check that comes before batching and would meet the error first."""
+    potential._batcher.prepare = lambda row: None
+    return method(q)
+
+
+def test_cancellation_in_single_precision_does_not_stop_batching():
+    """Two terms of size 1e9 cancel, so that the rest is rounding, another in each order."""
+    x = 1e3 * torch.randn(300, 37, dtype=torch.float32)
+
+    def model():
+        z = pyro.sample("z", dist.Normal(x.new_zeros(37), 1.0).to_event(1))
+        pyro.factor("plus", (x @ z).square().sum())
+        pyro.factor("minus", -(z @ (x.T @ (x @ z))))
+
+    potential = ModelPotential(model)
+    potential.value_and_grad(potential.initial(5))
+    assert potential._batcher.is_batchable
+
+
+def test_a_frozen_branch_is_seen_beside_large_terms():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("f", torch.tensor(-5.0) if torch._is_all_true(z > 0) else torch.tensor(3.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    potential = ModelPotential(model, 3.0 * torch.randn(10_000))
+    with pytest.warns(UserWarning, match="one chain after another"):
+        assert_true(potential, torch.tensor([[1.0], [-1.0]]))
+
+
+def test_the_warning_says_whose_gradient_is_missing():
+    with pytest.warns(UserWarning, match=r"\.item\(\) or numpy.*MALA stays exact, unadjusted"):
+        ModelPotential(through_numpy).value_and_grad(torch.zeros(2, 1))

@@ -122,3 +122,31 @@ def test_anchor_is_a_constant():
     term = ProximalPotential(2 * anchor, SCALE)
     assert not term.anchor.requires_grad
     assert not term(torch.ones(3, 2)).requires_grad
+
+
+def test_anchors_of_another_kind_are_named():
+    with pytest.raises(ShapeError, match=r"anchor is \[0\.0, 0\.0\].*torch\.tensor"):
+        ProximalPotential([0.0, 0.0], 1.0)
+    with pytest.raises(ShapeError, match=r"anchor has dtype torch\.int64"):
+        ProximalPotential(torch.tensor([1, 2]), 1.0)
+
+
+def test_anchor_takes_the_type_of_the_positions():
+    term = ProximalPotential(ANCHOR.double(), SCALE)
+    q = torch.ones(3, 2, dtype=torch.float32)
+    assert term(q).dtype == torch.float32
+    assert [part.dtype for part in term.value_and_grad(q)] == [torch.float32] * 2
+    torch.testing.assert_close(term(q).double(), term(q.double()), rtol=1e-5, atol=1e-5)
+
+
+def test_positions_of_another_length_are_named():
+    term = ProximalPotential(torch.zeros(1), 1.0)
+    for method in (term, term.value_and_grad):
+        with pytest.raises(ShapeError, match=r"\(4, 3\).*event shape \(1,\)"):
+            method(torch.zeros(4, 3))
+
+
+def test_what_is_no_term_is_named():
+    for other in (3, ANCHOR, QuarticEnergy(2)):
+        with pytest.raises(TypeError, match=r"cannot be added.*a term needs dim, __call__"):
+            ModelPotential(linear_gaussian) + other

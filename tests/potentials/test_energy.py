@@ -198,3 +198,9 @@ def test_gradients_exist_in_every_grad_mode(context):
         value, grad = EnergyPotential(QuarticEnergy(2)).value_and_grad(torch.ones(3, 2))
     assert torch.equal(grad, torch.ones(3, 2))
     assert not value.requires_grad
+
+
+@pytest.mark.parametrize("event_shape", [2.0, (-1,), (2, 0), True, "ab", (1.5,)])
+def test_wrong_event_shapes_are_named(event_shape):
+    with pytest.raises(ValueError, match=r"each size in event_shape=.*whole number of at least 1"):
+        EnergyPotential(lambda x: x.sum(-1), event_shape)

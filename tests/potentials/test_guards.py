@@ -106,6 +106,10 @@ def changing_shape():
     pyro.sample("w", dist.Normal(0.0, 1.0).expand([2 if z > 0 else 1]).to_event(1))
 
 
+def point_mass():
+    pyro.sample("d", dist.Delta(torch.zeros(2)).expand([2]).to_event(1))
+
+
 class NoSupport(dist.TorchDistribution):
     arg_constraints: ClassVar = {}
 
@@ -129,6 +133,7 @@ REFUSED = [
     (extra_axis, (torch.ones(3, 2),), ShapeError, r"site 'y'.*'data'.*size 1 at axis -1.*to_event"),
     (outside, (torch.tensor([1.0, -1.0]),), ModelError, "1 data of site 'y' lie outside.*Gamma"),
     (on_a_sphere, (), ModelError, "no bijection.*support Sphere"),
+    (point_mass, (), ModelError, "latent site 'd'.*point mass.*use pyro.deterministic"),
     (without_support, (), ModelError, "'z'.*has no support"),
     (regression, (), ModelError, "missing a required argument: 'y'.*arguments to run"),
     (regression, (DATA, DATA), ModelError, "too many positional arguments"),
@@ -378,3 +383,40 @@ def test_impropriety_is_not_sampled():
         pyro.sample("y", dist.Normal(0.0, 1.0))
 
     assert ModelPotential(model).initial(3).shape == (3, 2)
+
+
+def sometimes_recorded():
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    if z > 0:
+        pyro.deterministic("d", z)
+
+
+def recorded_in_many_shapes():
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.deterministic("d", z.expand(2 if z > 0 else 1))
+
+
+@pytest.mark.parametrize("model", [sometimes_recorded, recorded_in_many_shapes])
+def test_deterministic_sites_must_be_the_same_everywhere(model):
+    def use():
+        potential = ModelPotential(model)
+        potential.value_and_grad(torch.linspace(-2.0, 2.0, 8).unsqueeze(-1))
+
+    with pytest.raises(ModelError, match=r"deterministic site 'd'.*at other latent values"):
+        with_warnings_ignored(use)
+
+
+def test_draws_must_have_the_same_deterministic_sites():
+    side = [True]
+
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        if side[0]:
+            pyro.deterministic("d", z)
+
+    potential = ModelPotential(model)
+    side[0] = False
+    with pytest.raises(ModelError, match=r"'d' had shape \(\) .* but was not there"):
+        potential.constrain(torch.zeros(3, 1))
+    side[0] = True
+    assert potential.constrain(torch.zeros(3, 1))["d"].shape == (3,)

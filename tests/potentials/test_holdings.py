@@ -181,3 +181,89 @@ def test_long_lists_are_data():
 
     potential = ModelPotential(model, [1.0] * 100_000)
     assert gradient(potential) == pytest.approx(1.0 + 1.0 - 100_000.0)
+
+
+SIGMA, OFFSET = 1.0, torch.tensor(0.0)
+
+
+def reads_a_global():
+    pyro.sample("z", dist.Normal(OFFSET, SIGMA))
+
+
+def reads_it_inside():
+    def prior():
+        return dist.Normal(OFFSET, SIGMA)
+
+    pyro.sample("z", prior())
+
+
+class ReadsIt(nn.Module):
+    def forward(self):
+        self.prior()
+
+    def prior(self):
+        pyro.sample("z", dist.Normal(OFFSET, SIGMA))
+
+
+@pytest.mark.parametrize("model", [reads_a_global, reads_it_inside, ReadsIt()])
+def test_globals_are_followed(model, monkeypatch):
+    potential = ModelPotential(model)
+    assert gradient(potential) == 1.0
+    monkeypatch.setitem(globals(), "SIGMA", 10.0)
+    assert gradient(potential) == pytest.approx(0.01)
+    monkeypatch.setitem(globals(), "OFFSET", torch.tensor(3.0))
+    assert gradient(potential) == pytest.approx(-0.02)
+
+
+def test_defaults_are_followed():
+    def model(table={"loc": 0.0}, *, pair=[1.0]):  # noqa: B006 (the state is the point)
+        pyro.sample("z", dist.Normal(table["loc"], pair[0]))
+
+    potential = ModelPotential(model)
+    assert gradient(potential) == 1.0
+    model.__defaults__[0]["loc"] = 3.0
+    assert gradient(potential) == -2.0
+    model.__kwdefaults__["pair"][0] = 2.0
+    assert gradient(potential) == -0.5
+    model.__defaults__ = ({"loc": torch.tensor(5.0)},)
+    assert gradient(potential) == -1.0
+
+
+def test_numbers_in_closures_attributes_and_replaced_containers_are_followed():
+    scale = 1.0
+
+    class Model:
+        width = 1.0
+
+        def __init__(self):
+            self.table = {"loc": 0.0}
+
+        def __call__(self):
+            pyro.sample("z", dist.Normal(self.table["loc"], scale * self.width))
+
+    model = Model()
+    potential = ModelPotential(model)
+    assert gradient(potential) == 1.0
+    model.table = {"loc": 3.0}
+    assert gradient(potential) == -2.0
+    scale = 2.0
+    assert gradient(potential) == -0.5
+    Model.width = 0.5
+    assert gradient(potential) == -2.0
+
+
+def test_equal_numbers_keep_the_graph():
+    settings = {"scale": 1000.5}
+
+    def model():
+        pyro.sample("z", dist.Normal(0.0, settings["scale"]))
+
+    potential = ModelPotential(model)
+    gradient(potential)
+    graphs = dict(potential._batcher._graphs)
+    settings["scale"] = float("1000.5")
+    gradient(potential)
+    assert potential._batcher._graphs == graphs
+    settings["scale"] = 1
+    gradient(potential)
+    assert potential._batcher._graphs != graphs

@@ -128,7 +128,6 @@ def sampled(model, args, kernel=MALA, **settings):
     return mcmc
 
 
-@pytest.mark.filterwarnings("ignore:warm-up")  # some starts are far out, on purpose
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_mala_draws_from_the_posterior(name):
     model, args, truth = POSTERIORS[name]
