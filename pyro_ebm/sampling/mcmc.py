@@ -134,14 +134,23 @@ class MCMC:
         self,
         num_samples: int | None = None,
         group_by_chain: bool = False,  # noqa: FBT001, FBT002  # Pyro's signature
+        *,
+        deterministic: bool = True,
     ) -> dict[str, Tensor]:
         """Draws by site in the constrained space, ``pyro.deterministic`` sites included.
+
+        For ``Predictive`` on *new* arguments leave the deterministic sites out: Pyro conditions
+        on every site that it is given, and would predict from those of the old arguments.
 
         Args:
             num_samples: Draw this many again with replacement (of each chain, if grouped).
             group_by_chain: Shapes ``(chain, draw, *event)`` instead of ``(draw, *event)``.
+            deterministic: Whether ``pyro.deterministic`` sites are among them.
         """
         samples = self._constrained()
+        if not deterministic:
+            latent = self.potential.unflatten(self._drawn().positions[0, 0])
+            samples = {name: samples[name] for name in latent}
         if not group_by_chain:
             samples = {name: value.flatten(0, 1) for name, value in samples.items()}
         if num_samples is None:

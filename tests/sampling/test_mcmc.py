@@ -368,3 +368,22 @@ def test_parameters_of_the_store_are_followed():
     pyro.get_param_store()["loc"] = torch.tensor(7.0)
     mcmc.run()
     assert (mcmc.get_samples()["x"].mean() - 7).abs() < 0.1
+
+
+def test_predictive_on_new_arguments_takes_latent_sites_only():
+    """Pyro conditions on whatever it is given, deterministic values at the old arguments too."""
+
+    def line(x, y=None):
+        slope = pyro.sample("slope", dist.Normal(0.0, 10.0))
+        mean = pyro.deterministic("mean", slope * x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+
+    x = torch.linspace(-1.0, 1.0, 5)
+    mcmc = driver(MALA(line), 100, 100, num_chains=8)
+    mcmc.run(x, 3.0 * x)
+    latent = mcmc.get_samples(deterministic=False)
+    assert set(latent) == {"slope"}
+    assert set(mcmc.get_samples()) == {"slope", "mean"}
+    predicted = Predictive(line, latent)(torch.tensor([10.0]))["y"]
+    assert (predicted.mean() - 30.0).abs() < 1.0
