@@ -17,8 +17,8 @@ from examples.digits.prior import study_prior
 from examples.digits.settings import FULL, SMOKE, Settings
 
 
-def run(settings: Settings, folder: Path) -> bool:
-    """Run everything, write the results into ``folder``, and say whether all claims hold."""
+def run(settings: Settings, folder: Path) -> list[str]:
+    """Run everything, write the results into ``folder``, and return what holds."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # tensors are small: more threads mostly wait for one another
     pyro.set_rng_seed(0)
@@ -51,9 +51,7 @@ def run(settings: Settings, folder: Path) -> bool:
         report.mmd_table(prior),
     ):
         print("\n" + report.as_text(table))
-    claims = report.claims(methods, prior)
-    print("", *claims, sep="\n")
-    return all(claim.startswith("holds") for claim in claims)
+    return report.claims(methods, prior)
 
 
 def main() -> None:
@@ -63,9 +61,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/digits"), help="folder for results")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    holds = run(SMOKE if arguments.smoke else FULL, arguments.out)
+    claims = run(SMOKE if arguments.smoke else FULL, arguments.out)
+    if not arguments.smoke:
+        print("", *claims, sep="\n")
     print(f"\nResults in {arguments.out}/ after {time.perf_counter() - started:.0f} s.")
-    if not (holds or arguments.smoke):
+    if not (arguments.smoke or all(claim.startswith("holds") for claim in claims)):
         sys.exit("Not every claim holds in this run.")
 
 

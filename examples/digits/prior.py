@@ -37,7 +37,7 @@ def study_prior(vae: VAE, digits: Digits, settings: Settings) -> PriorResult:
     history = _train(energy, vae.aggregated_posterior(digits.train, 20).flatten(0, 1), settings)
     runs = {
         "MALA": _sample(MALA(energy), settings),
-        "underdamped": _sample(UnderdampedLangevin(energy), settings),
+        "underdamped": _sample(UnderdampedLangevin(energy, target_accept_prob=0.97), settings),
     }
     samples = {name: run.get_samples()["x"] for name, run in runs.items()}
     data = {name: to_arviz(run) for name, run in runs.items()}

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 class Settings:
     """Sizes of one run; ``SMOKE`` only shows that everything runs."""
 
-    svi_steps: int = 2000
-    gradient_repeats: int = 200
+    svi_steps: int = 1500
+    gradient_repeats: int = 150
     num_chains: int = 64
-    num_samples: int = 800
+    num_samples: int = 500
     thinning: int = 5
-    warmup_steps: int = 1000
-    nuts_samples: int = 250
-    nuts_warmup: int = 150
-    energy_steps: int = 1200
+    warmup_steps: int = 500
+    nuts_samples: int = 220
+    nuts_warmup: int = 120
+    energy_steps: int = 1000
     prior_draws: int = 10_000
     prior_steps: int = 500
 
