@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 LATENT = 8
 PIXELS = 64
-NOISE = 0.1
+NOISE = 0.08
 """Standard deviation of a pixel given the latent."""
 
 

@@ -12,12 +12,12 @@ class Settings:
     svi_steps: int = 1500
     gradient_repeats: int = 150
     num_chains: int = 64
-    num_samples: int = 500
+    num_samples: int = 600
     thinning: int = 5
     warmup_steps: int = 500
     nuts_samples: int = 220
     nuts_warmup: int = 120
-    energy_steps: int = 1000
+    energy_steps: int = 800
     prior_draws: int = 10_000
     prior_steps: int = 500
 

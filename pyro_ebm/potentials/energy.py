@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -91,8 +92,10 @@ class EnergyPotential(Summable):
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
         check_event("the position", q, torch.Size((self.dim,)))
-        with torch.enable_grad():
-            q = q.detach().requires_grad_()
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            q = (
+                q.detach().clone().requires_grad_()
+            )  # of inference tensors only copies have gradients
             value = self(q)
             if not value.requires_grad:
                 raise ModelError(
@@ -126,8 +129,11 @@ class EnergyPotential(Summable):
         return {self.name: bijection_to(self.support)}
 
     def explain_nonfinite(self, q: Tensor) -> str:
-        x = self.constrain(q)[self.name]
-        return f"{self._source()} is {self(q).item()} at {self.name}={x.tolist()}"
+        x, value = self.constrain(q)[self.name], self(q).item()
+        place = f"at {self.name}={x.tolist()}"
+        if math.isfinite(value):
+            return f"{self._source()} is {value:g} {place}, but its gradient is not finite"
+        return f"{self._source()} is {value} {place}"
 
     def _only_site(self, sites: dict[str, Tensor]) -> Tensor:
         if set(sites) != {self.name}:

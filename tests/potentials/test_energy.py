@@ -204,3 +204,15 @@ def test_gradients_exist_in_every_grad_mode(context):
 def test_wrong_event_shapes_are_named(event_shape):
     with pytest.raises(ValueError, match=r"each size in event_shape=.*whole number of at least 1"):
         EnergyPotential(lambda x: x.sum(-1), event_shape)
+
+
+def test_gradients_exist_in_inference_mode():
+    potential = EnergyPotential(lambda x: x.square().sum(-1), event_shape=(2,))
+    with torch.inference_mode():
+        _, grad = potential.value_and_grad(torch.ones(3, 2))
+    assert torch.equal(grad, torch.full((3, 2), 2.0))
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    potential = EnergyPotential(lambda x: x.abs().sqrt().sum(-1), event_shape=(1,))
+    assert "but its gradient is not finite" in potential.explain_nonfinite(torch.zeros(1))
