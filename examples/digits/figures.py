@@ -35,7 +35,7 @@ def training(fits: dict[str, Fit], rows: list[GradientRow]) -> Figure:
         title="Two gradient estimators, one start",
         ylim=(last - 15.0, max(fit.elbo[-1] for fit in fits.values()) + 2.0),
     )
-    left.legend(loc="lower right")
+    left.legend(loc="upper left")
     names = [row.name for row in rows]
     bars = right.barh(names, [row.total_variance for row in rows], color="C2")
     right.bar_label(bars, fmt="%.3g", padding=3)
