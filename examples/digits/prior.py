@@ -46,7 +46,7 @@ def study_prior(vae: VAE, digits: Digits, settings: Settings) -> PriorResult:
 
 def _train(energy: MLPEnergy, latents: Tensor, settings: Settings) -> Any:
     """Contrastive divergence, the last quarter of the steps at a tenth of the learning rate."""
-    objective = ContrastiveDivergence(MALA(step_size=0.8), num_steps=20)
+    objective = ContrastiveDivergence(MALA(step_size=0.8), num_steps=15)
     histories = []
     for rate, share in ((1e-3, 0.75), (1e-4, 0.25)):
         history = fit_energy(

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 class Settings:
     """Sizes of one run; ``SMOKE`` only shows that everything runs."""
 
-    svi_steps: int = 1500
-    gradient_repeats: int = 150
+    svi_steps: int = 1300
+    gradient_repeats: int = 100
     num_chains: int = 64
-    num_samples: int = 600
+    num_samples: int = 500
     thinning: int = 5
     warmup_steps: int = 500
-    nuts_samples: int = 220
-    nuts_warmup: int = 120
-    energy_steps: int = 800
+    nuts_samples: int = 200
+    nuts_warmup: int = 100
+    energy_steps: int = 600
     prior_draws: int = 10_000
     prior_steps: int = 500
 
