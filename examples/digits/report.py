@@ -52,10 +52,10 @@ def posterior_table(methods: list[Sampled]) -> Table:
 
 
 def agreement(first: Sampled, second: Sampled) -> tuple[float, float]:
-    """Largest |z| between two methods' posterior means, and its bound (false alarms: 1e-4)."""
+    """Largest |z| between two methods' posterior means, and its bound (false alarms: 1 %)."""
     error = (first.mean_error**2 + second.mean_error**2).sqrt()
     z = ((first.mean - second.mean).abs() / error).max()
-    tail = 1e-4 / (2.0 * first.mean.numel())
+    tail = 0.01 / (2.0 * first.mean.numel())
     bound = torch.special.ndtri(torch.tensor(1.0 - tail, dtype=torch.float64))
     return float(z), float(bound)
 
