@@ -96,7 +96,9 @@ class ChainBatcher:
         self.prepare(rows[0])
         try:
             with unvalidated():
-                function, reads_numbers = trace(batched(self.scalar), rows, compiles=self.compiles)
+                function, reads_numbers = trace(
+                    batched(self.scalar), rows, self.held(), compiles=self.compiles
+                )
             self._check_graph(function, rows)
         except Exception as error:  # any failure to batch leads to the loop
             _raise_if_final(error)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -15,12 +14,34 @@ from pyro_ebm.core.checks import ModelError
 
 _ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
-
 _COPY_FRESH = torch.ops.aten.lift_fresh_copy.default
+
+_SAME = {torch.ops.aten._unsafe_view.default: torch.ops.aten.view.default}
+"""Operations that differ for autograd only, and the graph runs without it."""
 
 
 class UnbatchableError(ModelError):
     """A function that is right for one chain, but not as a graph for many."""
+
+
+class Recording(NamedTuple):
+    """A recorded function of one tensor."""
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    """Tensors that the function took from elsewhere, by the names of their nodes."""
+    literals: frozenset[str]
+    """Names of constants that the function made of numbers, so that no one else holds them."""
+    tensors: dict[fx.Node, Tensor]
+    """What the nodes were when recorded; operations in place may have changed it later."""
+    storages: dict[fx.Node, frozenset[int]]
+    """What memory the results of the nodes lie in: equal numbers are the same memory."""
+    is_regular: bool
+    """Whether results share memory only where the operations say so."""
+
+    def graph_module(self) -> fx.GraphModule:
+        """The function as it was recorded."""
+        return fx.GraphModule(self.constants, self.graph)
 
 
 class OperationRecorder(TorchDispatchMode):
@@ -39,7 +60,7 @@ class OperationRecorder(TorchDispatchMode):
     >>> x = torch.ones(2)
     >>> with OperationRecorder(x) as recorder:
     ...     y = 2 * x + 1
-    >>> recorder.graph_module((y,))(torch.zeros(2))
+    >>> recorder.recording((y,)).graph_module()(torch.zeros(2))
     (tensor([1., 1.]),)
     """
 
@@ -48,10 +69,17 @@ class OperationRecorder(TorchDispatchMode):
         self.reads_numbers = False
         self._graph = fx.Graph()
         self._constants: dict[str, Tensor] = {}
+        self._literals: set[str] = set()
+        self._tensors: dict[fx.Node, Tensor] = {}
+        self._storages: dict[fx.Node, frozenset[int]] = {}
+        self._is_regular = True
+        self._alive: list[Tensor] = []  # as long as they live, no other can have their id
+        self._nodes: dict[int, fx.Node] = {}
         placeholder = self._graph.placeholder("q")
-        self._nodes = {id(example): placeholder}
+        self._bind(example, placeholder)
         self._dependent = {placeholder}
-        self._alive = [example]  # as long as they live, no other tensor can have their id
+        self._taken = set(self._storages[placeholder])
+        self._made: set[int] = set()
 
     def __torch_dispatch__(
         self,
@@ -63,8 +91,11 @@ class OperationRecorder(TorchDispatchMode):
         if func is torch.ops.aten.lift_fresh.default:
             # In-place operations on a fresh constant must not change the one in the graph.
             constant = self._node(args[0].clone())
+            self._literals.add(str(constant.target))
             result = func(*args)
-            self._bind(result, self._call(_COPY_FRESH, (constant,), {}))
+            node = self._call(_COPY_FRESH, (constant,), {})
+            self._bind(result, node)
+            self._made |= self._storages[node]
             return result
         arguments: Any = map_aggregate(args, self._node)
         keywords: Any = map_aggregate(kwargs or {}, self._node)
@@ -73,15 +104,24 @@ class OperationRecorder(TorchDispatchMode):
             self.reads_numbers = True
             return func(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        self._bind(result, self._call(func, arguments, keywords))
+        node = self._call(_SAME.get(func, func), arguments, keywords)
+        self._bind(result, node)
+        self._note_memory(node)
         return result
 
-    def graph_module(self, results: tuple[Tensor, ...]) -> Callable[[Tensor], Any]:
+    def recording(self, results: tuple[Tensor, ...]) -> Recording:
         """The recorded function, returning these of its tensors."""
         self._graph.output(tuple(self._node(result) for result in results))
         _drop_aliases(self._graph)
         self._graph.eliminate_dead_code()
-        return fx.GraphModule(self._constants, self._graph)
+        return Recording(
+            self._graph,
+            self._constants,
+            frozenset(self._literals),
+            self._tensors,
+            self._storages,
+            self._is_regular,
+        )
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
         node = self._graph.call_function(func, args, kwargs)
@@ -97,12 +137,30 @@ class OperationRecorder(TorchDispatchMode):
             )
 
     def _bind(self, result: Any, node: fx.Node) -> None:
+        self._storages[node] = frozenset()
         if isinstance(result, Tensor):
             self._alive.append(result)
             self._nodes[id(result)] = node
+            self._tensors[node] = result
+            self._storages[node] = self._memory(result)
         elif isinstance(result, (tuple, list)):
             for index, part in enumerate(result):
-                self._bind(part, self._call(operator.getitem, (node, index), {}))
+                child = self._call(operator.getitem, (node, index), {})
+                self._bind(part, child)
+                self._storages[node] |= self._storages[child]
+
+    def _memory(self, tensor: Tensor) -> frozenset[int]:
+        if tensor.layout is not torch.strided:
+            self._is_regular = False
+            return frozenset()
+        return frozenset((tensor.untyped_storage()._cdata,))
+
+    def _note_memory(self, node: fx.Node) -> None:
+        new = self._storages[node] - self._taken - self._made
+        returns = node.target._schema.returns  # type: ignore[union-attr]  # an operation's
+        is_alias = any(result.alias_info is not None for result in returns)
+        self._is_regular &= is_alias or new == self._storages[node]
+        self._made |= new
 
     def _node(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -110,12 +168,19 @@ class OperationRecorder(TorchDispatchMode):
         if id(value) not in self._nodes:
             name = f"constant_{len(self._constants)}"
             self._constants[name] = value
-            self._bind(value, self._graph.create_node("get_attr", name))
+            node = self._graph.create_node("get_attr", name)
+            self._bind(value, node)
+            self._is_regular &= self._made.isdisjoint(self._storages[node])
+            self._taken |= self._storages[node]
         return self._nodes[id(value)]
 
 
 def _drop_aliases(graph: fx.Graph) -> None:
-    """Aliases matter to autograd only, and the graph runs without it."""
+    """Aliases matter to autograd only, unless the shape of one is changed in place."""
     for node in graph.nodes:
-        if node.target in _ALIASES:
+        if node.target in _ALIASES and not any(map(_changes_shape, node.users)):
             node.replace_all_uses_with(node.args[0])
+
+
+def _changes_shape(node: fx.Node) -> bool:
+    return torch.Tag.inplace_view in getattr(node.target, "tags", ())

@@ -15,7 +15,13 @@ from torch.func import grad_and_value, vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_ebm.potentials.recording import OperationRecorder
+from pyro_ebm.potentials.aliasing import separate_results
+from pyro_ebm.potentials.folding import FoldedFunction
+from pyro_ebm.potentials.merging import merge
+from pyro_ebm.potentials.recording import OperationRecorder, Recording
+from pyro_ebm.potentials.shrinking import shrink
+from pyro_ebm.potentials.simplify import simplify
+from pyro_ebm.potentials.substitution import substitute
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -130,17 +136,66 @@ class TracedFunction(NamedTuple):
     """Whether it contains numbers that were read from tensors when it was recorded."""
 
 
-def trace(function: ValueAndGrad, example: Tensor, *, compiles: bool = False) -> TracedFunction:
-    """Record ``function`` as a flat graph of tensor operations."""
-    example = example.clone()
-    with torch.no_grad(), OperationRecorder(example) as recorder:
-        results = function(example)
-    graph_module = recorder.graph_module(results)
-    call = torch.compile(graph_module) if compiles else graph_module
+def trace(
+    function: ValueAndGrad, example: Tensor, held: tuple[Any, ...] = (), *, compiles: bool = False
+) -> TracedFunction:
+    """Record ``function`` as a flat graph of tensor operations, without those it can do without.
+
+    What does not depend on the input is computed once, and again when a tensor in ``held`` that
+    it is computed from has changed.
+    """
+    example = example.clone(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        with OperationRecorder(example) as recorder:
+            results = function(example)
+        recording = recorder.recording(results)
+        _improve(recording)
+    if compiles:
+        return TracedFunction(_compiled(recording), recorder.reads_numbers)
+    return TracedFunction(FoldedFunction(recording, held), recorder.reads_numbers)
+
+
+def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
+    """Record ``function`` for use inside code that is compiled as a whole.
+
+    What the function holds is taken as it is now; tensors that are changed in place are followed.
+    """
+    example = example.clone(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        with OperationRecorder(example) as recorder:
+            results = function(example)
+        recording = recorder.recording(results)
+        _improve(recording)
+        separate_results(recording.graph)
+    call: ValueAndGrad = recording.graph_module()
+    return call
+
+
+def _improve(recording: Recording) -> None:
+    if recording.is_regular:
+        with torch._C.DisableTorchFunction():  # active modes would only cost time
+            for change in (simplify, shrink, simplify, merge, substitute):
+                change(recording)
+
+
+def _compiled(recording: Recording) -> ValueAndGrad:
+    separate_results(recording.graph)
+    call = torch.compile(recording.graph_module())
 
     def run(q: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            value, grad = call(q)
+        with torch.no_grad(), same_validation():
+            value, grad = call(q.contiguous())
         return value, grad
 
-    return TracedFunction(run, recorder.reads_numbers)
+    return run
+
+
+@contextmanager
+def same_validation() -> Iterator[None]:
+    """Compiling switches validation off for all distributions made later by anybody."""
+    before = Distribution._validate_args
+    try:
+        yield
+    finally:
+        if Distribution._validate_args != before:
+            Distribution.set_default_validate_args(before)

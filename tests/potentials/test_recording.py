@@ -40,6 +40,13 @@ def aliases(x):
     return x.detach().view(2, 1).detach()
 
 
+def shape_in_place(x):
+    y = x.unsqueeze(0)
+    z = y.detach()
+    z.squeeze_(0)
+    return y.sum(0) + z
+
+
 def constants(x):
     return x * WEIGHT + WEIGHT.sum()
 
@@ -59,7 +66,7 @@ WEIGHT = torch.tensor([2.0, 5.0])
 def record(function, x):
     with OperationRecorder(x) as recorder:
         result = function(x)
-    return recorder, recorder.graph_module((result,)), result
+    return recorder, recorder.recording((result,)).graph_module(), result
 
 
 @pytest.mark.parametrize(
@@ -71,6 +78,7 @@ def record(function, x):
         several_results,
         lists,
         aliases,
+        shape_in_place,
         constants,
         identity,
         unused,

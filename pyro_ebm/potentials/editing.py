@@ -1,0 +1,67 @@
+"""Put operations into a recorded graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pyro_ebm.potentials.aliasing import Aliasing
+from pyro_ebm.potentials.recording import Recording
+
+_REDUCTIONS = {torch.ops.aten.sum.dim_IntList, torch.ops.aten.sum.default}
+
+
+class Editor:
+    """Insert and replace nodes, and know what their results look like.
+
+    Nodes for which ``is_written`` holds must be left alone.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.graph, self.tensors = recording.graph, recording.tensors
+        self.is_written = Aliasing(recording).is_written
+
+    def insert(self, before: fx.Node, operation: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new node, whose result is computed from those of its arguments."""
+        values: Any = fx.map_arg((args, kwargs), self.tensors.__getitem__)
+        with self.graph.inserting_before(before):
+            node = self.graph.call_function(operation, args, kwargs)
+        self.tensors[node] = operation(*values[0], **values[1])
+        return node
+
+    def can_replace(self, node: fx.Node, other: Any) -> bool:
+        """Whether all that uses a node may use another with the same numbers."""
+        if other not in self.tensors or self.is_written(other):
+            return False
+        one, two = self.tensors[node], self.tensors[other]
+        if _kind(one) != _kind(two):
+            return False
+        if steps(one) == steps(two):
+            return True
+        is_free = all(is_pointwise(user) or user.target in _REDUCTIONS for user in node.users)
+        return is_free and one.is_contiguous() and _is_in_order(two)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether every number of the result is made of those in its place, and none is changed."""
+    schema = getattr(node.target, "_schema", None)
+    return (
+        schema is not None and not schema.is_mutable and torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]  # an operation's
+    )
+
+
+def steps(tensor: Tensor) -> list[int]:
+    """Strides, without those that mean nothing."""
+    return [step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.device, tensor.shape, tensor.is_conj(), tensor.is_neg()
+
+
+def _is_in_order(tensor: Tensor) -> bool:
+    """Whether pointwise operations make a contiguous tensor of it."""
+    strides = [step for step in steps(tensor) if step > 0]
+    return strides == sorted(strides, reverse=True)
