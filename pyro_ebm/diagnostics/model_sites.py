@@ -71,6 +71,11 @@ def why_no_likelihood(potential: Potential | None) -> str | None:
     if model is None:
         return "the target is not a Pyro model"
     sites = _data_sites(model.prototype)
+    if model.enumerated_names:
+        return (
+            f"the discrete sites {model.enumerated_names} are summed out, so single data have no "
+            "log density of their own"
+        )
     if isinstance(potential, SumPotential):
         return "the target is a posterior plus another term, so the draws are not its posterior"
     if not sites:

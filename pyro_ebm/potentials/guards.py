@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
 from pyro_ebm.potentials.observations import mask_of
-from pyro_ebm.potentials.sites import is_data, is_deterministic
+from pyro_ebm.potentials.sites import is_data, is_deterministic, is_enumerated
 from pyro_ebm.potentials.tracing import RandomnessDetector
 
 _ENERGY_ADVICE = (
@@ -39,6 +39,11 @@ def check_signature(
 
 def check_trace(model: Callable[..., Any], trace: Trace, num_latent: int) -> None:
     """Refuse what can be seen in one execution."""
+    if num_latent == 0 and any(map(is_enumerated, trace.nodes.values())):
+        raise ModelError(
+            f"the model {_name(model)} has discrete latent sites only, and they are summed out, so "
+            "there is nothing to sample: pyro.infer.infer_discrete gives their values."
+        )
     if num_latent == 0:
         raise ModelError(
             f"the model {_name(model)} has no latent sample site, so there is nothing to sample: "
@@ -73,11 +78,11 @@ def check_supports(first: Trace, second: Trace) -> None:
             )
 
 
-def check_deterministic(first: Trace, now: Trace) -> None:
+def check_deterministic(first: Trace, now: Trace, left_out: frozenset[str] = frozenset()) -> None:
     """Refuse deterministic sites that come, go or change shape with latent values."""
     was, has = _deterministic_shapes(first), _deterministic_shapes(now)
     for name in (*was, *has):
-        if was.get(name) != has.get(name):
+        if name not in left_out and was.get(name) != has.get(name):
             raise ModelError(
                 f"the deterministic site {name!r} {_presence(was.get(name))} when the model was "
                 f"first run, but {_presence(has.get(name))} at other latent values, so its draws "

@@ -17,6 +17,7 @@ from pyro_ebm.core.checks import ModelError, ShapeError, check_event
 from pyro_ebm.core.randomness import forked_rng
 from pyro_ebm.potentials.batching import ChainBatcher
 from pyro_ebm.potentials.compose import Summable
+from pyro_ebm.potentials.enumeration_guards import check_enumeration, find_enumeration
 from pyro_ebm.potentials.guards import (
     check_deterministic,
     check_no_randomness,
@@ -52,6 +53,10 @@ class ModelPotential(Summable):
     parameters that an optimiser changes in place are followed. NumPy arrays are taken as they
     are at the first gradient.
 
+    Discrete sites with ``infer={"enumerate": "parallel"}`` are summed out exactly in each
+    evaluation; they are in no draw, and neither are ``pyro.deterministic`` sites that depend on
+    them. ``pyro.infer.infer_discrete`` gives their values for given draws.
+
     A model that cannot be batched (control flow on a latent value, ``.item()``) is run chain
     after chain, with one warning that names the reason.
 
@@ -61,9 +66,9 @@ class ModelPotential(Summable):
         **kwargs: Keyword arguments of the model.
 
     Raises:
-        ModelError: If the model has no latent site, a discrete one, random operations outside
-            sample sites, or subsampled plates; on use, if its latent or deterministic sites
-            depend on latent values.
+        ModelError: If the model has no continuous latent site, a discrete one that is not or
+            cannot be summed out, random operations outside sample sites, or subsampled plates;
+            on use, if its latent or deterministic sites depend on latent values.
         NonFiniteError: If observed data hold NaN.
         ShapeError: If a site does not fit its plates.
 
@@ -77,12 +82,14 @@ class ModelPotential(Summable):
 
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         check_signature(model, args, kwargs)
-        self.placed = PlacedModel(model, args, kwargs)
         with torch.random.fork_rng(), poutine.block(), unvalidated():
             self.prototype: Trace = first_trace(model, args, kwargs)
             self.sites: tuple[LatentSite, ...] = find_latent_sites(self.prototype)
             check_trace(model, self.prototype, len(self.sites))
+            enumeration = find_enumeration(self.prototype)
+            self.placed = PlacedModel(model, args, kwargs, enumeration)
             point = self.initial(1)[0].requires_grad_()
+            self._left_out = check_enumeration(self.placed, point, self.sites)
         check_no_randomness(model, lambda: self._scalar(point))
         second = self.at(point)
         check_supports(self.prototype, second.trace)
@@ -167,21 +174,23 @@ class ModelPotential(Summable):
         return {site.name: site.transform for site in self.sites}
 
     def explain_nonfinite(self, q: Tensor) -> str:
-        for name, site in self.at(q).trace.nodes.items():
-            if site["type"] == "sample" and not bool(torch.isfinite(site["log_prob_sum"])):
-                return f"the log density of site {name!r} is {site['log_prob_sum'].item()}"
-        return "the log density of every site is finite, but its Jacobian or gradient is not"
+        return self.at(q).explain_nonfinite()
 
     @property
     def deterministic_names(self) -> list[str]:
-        """Names of the ``pyro.deterministic`` sites."""
-        nodes = self.prototype.nodes.items()
-        return [name for name, site in nodes if is_deterministic(site)]
+        """Names of the ``pyro.deterministic`` sites that depend on no discrete site."""
+        names = [name for name, site in self.prototype.nodes.items() if is_deterministic(site)]
+        return [name for name in names if name not in self._left_out]
+
+    @property
+    def enumerated_names(self) -> list[str]:
+        """Names of the discrete sites that are summed out."""
+        return [] if self.placed.enumeration is None else list(self.placed.enumeration.values)
 
     def at(self, q: Tensor) -> Placed:
         """Execute the model at the unconstrained position ``(dim,)``."""
         placed = self.placed.at(q, self.sites)
-        check_deterministic(self.prototype, placed.trace)
+        check_deterministic(self.prototype, placed.trace, self._left_out)
         return placed
 
     def evaluate(self, read: Callable[[Tensor], dict[str, Tensor]], q: Tensor) -> dict[str, Tensor]:
@@ -233,7 +242,9 @@ class ModelPotential(Summable):
         return {site.name: site.transform(values[site.name]) for site in self.sites}
 
     def _replayed(self, q: Tensor) -> dict[str, Tensor]:
-        nodes = self.at(q).trace.nodes
+        trace = self.placed.fixed_at(q, self.sites).trace
+        check_deterministic(self.prototype, trace)
+        nodes = trace.nodes
         names = [*(site.name for site in self.sites), *self.deterministic_names]
         return {name: torch.as_tensor(nodes[name]["value"]) for name in names}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +16,9 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.potentials.enumeration import DrawnValues, Enumeration
 from pyro_ebm.potentials.observations import fill_masked
-from pyro_ebm.potentials.sites import LatentSite, is_latent, split
+from pyro_ebm.potentials.sites import LatentSite, is_enumerated, is_latent, is_sampled, split
 from pyro_ebm.potentials.supports import bijection_to
 from pyro_ebm.potentials.tracing import unvalidated, without_validation
 
@@ -26,18 +29,44 @@ class Placed(NamedTuple):
     trace: Trace
     log_jacobian: Tensor | float
     transforms: dict[str, Transform]
+    enumeration: Enumeration | None = None
+    """The discrete sites that have all their values in this execution."""
 
     def potential_energy(self) -> Tensor:
         """Minus the log density of the unconstrained values: a scalar."""
-        value: Tensor = -(self.trace.log_prob_sum() + self.log_jacobian)
+        value: Tensor = -(self.log_density() + self.log_jacobian)
+        return value
+
+    def log_density(self) -> Tensor:
+        """Log density of the constrained values, the discrete sites summed out: a scalar."""
+        if self.enumeration is not None:
+            return self.enumeration.log_density(self.trace)
+        value: Tensor = self.trace.log_prob_sum()
         return value
 
     def rounding(self) -> Tensor:
         """Bound of the rounding error of the sum over all terms of the potential energy."""
         terms = [s["log_prob"] for s in self.trace.nodes.values() if s["type"] == "sample"]
         terms.append(torch.as_tensor(self.log_jacobian))
-        bounds = [_precision(term) * term.detach().abs().sum() for term in terms]
+        # What is impossible under some value of a discrete site carries no rounding.
+        sizes = [term.detach().abs().masked_fill(term == -torch.inf, 0.0) for term in terms]
+        bounds = [_precision(size) * size.sum() for size in sizes]
         return torch.stack([bound.double() for bound in bounds]).sum()
+
+    def explain_nonfinite(self) -> str:
+        """Say which site's log density is not finite."""
+        for name, site in self.trace.nodes.items():
+            if site["type"] == "sample" and not math.isfinite(self._best(site)):
+                return f"the log density of site {name!r} is {self._best(site)}"
+        if self.enumeration is not None and not bool(torch.isfinite(self.log_density())):
+            return f"no values of the discrete sites {list(self.enumeration.values)} are possible"
+        return "the log density of every site is finite, but its Jacobian or gradient is not"
+
+    def _best(self, site: dict[str, Any]) -> float:
+        """Log density of a site, at its best under the values of discrete sites."""
+        if self.enumeration is None:
+            return float(site["log_prob_sum"])
+        return float(self.enumeration.best_log_prob(site))
 
 
 class _PlaceUnconstrained(Messenger):
@@ -47,9 +76,9 @@ class _PlaceUnconstrained(Messenger):
     on other latent values are right.
     """
 
-    def __init__(self, unconstrained: dict[str, Tensor]) -> None:
+    def __init__(self, unconstrained: dict[str, Tensor], enumeration: Enumeration | None) -> None:
         super().__init__()
-        self.unconstrained = unconstrained
+        self.unconstrained, self.enumeration = unconstrained, enumeration
         self.log_jacobian: Tensor | float = 0.0
         self.transforms: dict[str, Transform] = {}
         self._observed: set[str] = set()
@@ -60,11 +89,13 @@ class _PlaceUnconstrained(Messenger):
             self._observed.add(msg["name"])
             return
         self._make_proper(msg)
+        if is_enumerated(msg):
+            return
         unconstrained = _value_of(msg, self.unconstrained)
         transform = bijection_to(msg["fn"].support)
         msg["value"] = transform(unconstrained)
         msg["done"] = True
-        _check_shape(msg)
+        _check_shape(msg, self.enumeration)
         self.transforms[msg["name"]] = transform
         jacobian = transform.log_abs_det_jacobian(unconstrained, msg["value"])
         self.log_jacobian = self.log_jacobian + jacobian.sum()
@@ -91,7 +122,7 @@ class _PlaceConstrained(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         msg["fn"] = without_validation(msg["fn"])
-        if is_latent(msg):
+        if is_sampled(msg):
             msg["value"] = _value_of(msg, self.values)
             msg["done"] = True
             transform = bijection_to(msg["fn"].support)
@@ -99,33 +130,64 @@ class _PlaceConstrained(Messenger):
 
 
 class PlacedModel:
-    """A model with its arguments, executable at any point; picklable if the model is."""
+    """A model with its arguments, executable at any point; picklable if the model is.
+
+    Args:
+        model: A callable in Pyro syntax.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        enumeration: The discrete sites to sum out, if there are any.
+    """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        enumeration: Enumeration | None = None,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
+        self.enumeration = enumeration
 
     def at(self, q: Tensor, sites: tuple[LatentSite, ...]) -> Placed:
-        """Execute at the unconstrained position ``(dim,)``."""
-        placer = _PlaceUnconstrained(split(q, sites))
-        trace = self._trace(placer)
-        _check_all_placed(placer.transforms, sites)
-        return Placed(trace, placer.log_jacobian, placer.transforms)
+        """Execute at the unconstrained position ``(dim,)`` with all values of discrete sites."""
+        if self.enumeration is None:
+            return self.fixed_at(q, sites)
+        return self._placed(q, sites, self.enumeration.trying_all(), self.enumeration)
+
+    def fixed_at(self, q: Tensor, sites: tuple[LatentSite, ...], *, tracks: bool = False) -> Placed:
+        """The same with one value of each discrete site, whose effects may be tracked."""
+        return self._placed(q, sites, self._fixing(tracks=tracks), None)
 
     def unconstrained_at(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unconstrained values of a full set of constrained ones, by name."""
         placer = _PlaceConstrained(values)
-        self._trace(placer)
+        self._trace(placer, self._fixing(tracks=False))
         return placer.unconstrained
 
     def run(self) -> Trace:
-        """Execute under the handlers that are active now."""
-        return poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
+        """Execute under the handlers that are active now, discrete sites drawn at random."""
+        with DrawnValues():
+            return poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
 
-    def _trace(self, placer: Messenger) -> Trace:
-        with poutine.block(), unvalidated(), _own_errors(), placer:
-            trace = self.run()
+    def _placed(
+        self,
+        q: Tensor,
+        sites: tuple[LatentSite, ...],
+        discrete: Messenger,
+        enumeration: Enumeration | None,
+    ) -> Placed:
+        placer = _PlaceUnconstrained(split(q, sites), enumeration)
+        trace = self._trace(placer, discrete)
+        _check_all_placed(placer.transforms, sites)
+        return Placed(trace, placer.log_jacobian, placer.transforms, enumeration)
+
+    def _fixing(self, *, tracks: bool) -> Messenger:
+        return Messenger() if self.enumeration is None else self.enumeration.fixing(tracks=tracks)
+
+    def _trace(self, placer: Messenger, discrete: Messenger) -> Trace:
+        with poutine.block(), unvalidated(), _own_errors(), placer, discrete:
+            trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
             fill_masked(trace)
             trace.compute_log_prob()
             return trace
@@ -171,11 +233,35 @@ def _check_all_placed(placed: dict[str, Transform], sites: tuple[LatentSite, ...
         )
 
 
-def _check_shape(msg: dict[str, Any]) -> None:
-    wanted = torch.Size(msg["fn"].batch_shape + msg["fn"].event_shape)
+def _check_shape(msg: dict[str, Any], enumeration: Enumeration | None) -> None:
+    batch_shape, event_shape = msg["fn"].batch_shape, msg["fn"].event_shape
+    if enumeration is not None:
+        _check_fixed_batch(msg, enumeration)
+        return
+    wanted = torch.Size(batch_shape + event_shape)
     if msg["value"].shape != wanted:
         raise ModelError(
             f"the latent site {msg['name']!r} had shape {tuple(msg['value'].shape)} when the model "
             f"was first run, but has shape {tuple(wanted)} at other latent values, so the density "
             "has no fixed dimension: keep the shapes fixed."
         )
+
+
+def _check_fixed_batch(msg: dict[str, Any], enumeration: Enumeration) -> None:
+    """The law of a site may depend on discrete ones, but not its support or its shape."""
+    value, event_dim = msg["value"], msg["fn"].event_dim
+    own = msg["fn"].batch_shape[enumeration.first_dim + 1 :] if enumeration.first_dim < -1 else ()
+    wanted = _without_leading_ones(own) + tuple(msg["fn"].event_shape)
+    split_at = value.ndim - event_dim
+    has = _without_leading_ones(value.shape[:split_at]) + tuple(value.shape[split_at:])
+    if has != wanted:
+        raise ModelError(
+            f"the latent site {msg['name']!r} has shape {has} for single values of the discrete "
+            f"sites {list(enumeration.values)} and {wanted} when all are tried at once: its shape "
+            f"or its support, {msg['fn'].support}, depends on them, so the density has no fixed "
+            "dimension or domain. Keep both fixed, or condition on the discrete site."
+        )
+
+
+def _without_leading_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(dropwhile(lambda size: size == 1, shape))

@@ -37,7 +37,7 @@ class _Starter(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         msg["fn"] = without_validation(msg["fn"])
-        if not is_latent(msg):
+        if not is_sampled(msg):
             return
         transform = bijection_to(_support(msg))
         shape = transform.inverse_shape(msg["fn"].batch_shape + msg["fn"].event_shape)
@@ -54,6 +54,16 @@ def is_latent(site: dict[str, Any]) -> bool:
         and not site_is_subsample(site)
         and not is_deterministic(site)
     )
+
+
+def is_enumerated(site: dict[str, Any]) -> bool:
+    """Whether a site is to be summed out: all its values are tried."""
+    return is_latent(site) and site["infer"].get("enumerate") == "parallel"
+
+
+def is_sampled(site: dict[str, Any]) -> bool:
+    """Whether a site is a random variable that chains move."""
+    return is_latent(site) and not is_enumerated(site)
 
 
 def is_deterministic(site: dict[str, Any]) -> bool:
@@ -83,7 +93,7 @@ def find_latent_sites(trace: Trace) -> tuple[LatentSite, ...]:
     sites: list[LatentSite] = []
     start = 0
     for name, node in trace.nodes.items():
-        if not is_latent(node):
+        if not is_sampled(node):
             continue
         transform = bijection_to(node["fn"].support)
         shape = transform.inverse_shape(node["value"].shape)
@@ -130,8 +140,9 @@ def _support(site: dict[str, Any]) -> Any:
     if support.is_discrete:
         raise ModelError(
             f"the latent site {site['name']!r} ({site['fn']}) is discrete, but gradient-based "
-            "kernels need continuous latent sites: marginalise it by hand (for instance with "
-            "dist.MixtureSameFamily) or condition it."
+            "kernels need continuous latent sites: have it summed out with "
+            'infer={"enumerate": "parallel"} at the site, or all such sites with '
+            "pyro.infer.config_enumerate(model); if its support is infinite, condition on it."
         )
     return support
 

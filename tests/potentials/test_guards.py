@@ -121,7 +121,7 @@ class NoSupport(dist.TorchDistribution):
 
 
 REFUSED = [
-    (discrete, (), ModelError, r"latent site 'k'.*discrete.*marginalise it by hand"),
+    (discrete, (), ModelError, r"latent site 'k'.*discrete.*\{\"enumerate\": \"parallel\"\}"),
     (without_latent, (DATA,), ModelError, r"'?without_latent'? has no latent sample site"),
     (with_torch_noise, (), ModelError, r"draws random numbers outside its sample sites.*aten.rand"),
     (dropped_out, (), ModelError, r"aten\.bernoulli.*eval\(\) mode"),
