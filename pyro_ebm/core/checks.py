@@ -62,17 +62,24 @@ def check_probability(name: str, value: object) -> float:
 
 
 def check_scale(scale: object) -> Tensor:
-    """Return ``scale`` if it is a vector of finite positive standard deviations."""
+    """Return ``scale`` if it holds standard deviations ``(dim,)`` or a factor ``(dim, dim)``."""
     if not isinstance(scale, Tensor):
         raise ShapeError(
             f"scale is {scale!r}, but a tensor of shape (dim,) is wanted: torch.tensor(scale)."
         )
-    if scale.ndim != 1:
+    if not (scale.ndim == 1 or (scale.ndim == 2 and scale.shape[0] == scale.shape[1])):
         raise ShapeError(
             f"scale has shape {tuple(scale.shape)}, but one standard deviation for each "
-            "coordinate of the unconstrained position is wanted: a vector of shape (dim,)."
+            "coordinate of the unconstrained position is wanted: a vector of shape (dim,), or a "
+            "lower triangular factor of their covariance, (dim, dim)."
         )
-    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+    if scale.ndim == 2 and not torch.equal(scale, scale.tril()):
+        raise ShapeError(
+            "scale is a matrix with entries above its diagonal, but a lower triangular factor of "
+            "the covariance is wanted: torch.linalg.cholesky(covariance)."
+        )
+    deviations = scale if scale.ndim == 1 else scale.diagonal()
+    if not bool(torch.isfinite(scale).all() & (deviations > 0).all()):
         raise NonFiniteError(
             f"scale is {scale.tolist()}, but every standard deviation must be finite and above "
             "zero: give None to have warm-up estimate it."

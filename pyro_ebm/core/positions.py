@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 TupleT = TypeVar("TupleT", bound=tuple[Any, ...])
+
+
+def chains_innermost(x: Tensor) -> Tensor:
+    """The same tensor ``(C, dim)``, with neighbouring chains next to each other in memory.
+
+    There are more chains than coordinates as a rule, and one number for each chain goes with
+    every coordinate, so that loops over chains run at full width. The values are the same.
+
+    >>> chains_innermost(torch.zeros(1024, 10)).stride()
+    (1, 1024)
+    """
+    return x.mT.contiguous().mT
+
+
+def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers of the shape, type and memory layout of ``x`` ``(C, dim)``."""
+    is_transposed = not x.is_contiguous()
+    noise = torch.randn(
+        x.mT.shape if is_transposed else x.shape,
+        generator=generator,
+        dtype=x.dtype,
+        device=x.device,
+    )
+    return noise.mT if is_transposed else noise
+
+
+def uniform_noise(
+    x: Tensor, num_numbers: int, generator: torch.Generator | None
+) -> tuple[Tensor, ...]:
+    """Numbers uniform on [0, 1) in float64, each ``(C,)``, for the chains of ``x``."""
+    shape = (num_numbers, len(x))
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device=x.device).unbind()
 
 
 def dot64(a: Tensor, b: Tensor) -> Tensor:
@@ -33,5 +66,28 @@ def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 def select(mask: Tensor, new: TupleT, old: TupleT) -> TupleT:
     """Take each chain's state from ``new`` where ``mask`` holds, else from ``old``."""
-    fields = (choose(mask, n, o) for n, o in zip(new, old, strict=True))
-    return type(new)(*fields)
+    return map_fields(lambda n, o: choose(mask, n, o), new, old)
+
+
+def map_fields(function: Callable[..., Tensor], fields: TupleT, *others: TupleT) -> TupleT:
+    """Apply ``function`` to every tensor of a (nested) NamedTuple, and of others like it."""
+    mapped = (
+        function(*parts) if isinstance(parts[0], Tensor) else map_fields(function, *parts)
+        for parts in zip(fields, *others, strict=True)
+    )
+    return type(fields)(*mapped)
+
+
+def tensors_of(fields: tuple[Any, ...]) -> list[Tensor]:
+    """All tensors of a (nested) NamedTuple, in order."""
+    tensors: list[Tensor] = []
+    for field in fields:
+        tensors += [field] if isinstance(field, Tensor) else tensors_of(field)
+    return tensors
+
+
+def fields_like(template: TupleT, tensors: Iterator[Tensor]) -> TupleT:
+    """The (nested) NamedTuple that holds the next of these tensors; undoes :func:`tensors_of`."""
+    return type(template)(
+        *(next(tensors) if isinstance(f, Tensor) else fields_like(f, tensors) for f in template)
+    )

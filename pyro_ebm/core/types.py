@@ -111,7 +111,10 @@ class State(Protocol):
 
     @property
     def position(self) -> Tensor:
-        """Positions ``(C, dim)``."""
+        """Positions ``(C, dim)``: the draws of chains that have just finished one.
+
+        Between two draws, the last draw or what is proposed so far.
+        """
         ...
 
     @property
@@ -128,13 +131,19 @@ class State(Protocol):
 class Info(Protocol):
     """What a step reports; a NamedTuple of tensors ``(C,)``.
 
-    ``finished`` marks the chains that completed a draw in this step; every other field is a
-    per-draw statistic under ArviZ's name and is stored with the draw.
+    ``finished`` marks the chains that completed a draw in this step, ``step_acceptance`` is
+    what warm-up pools; every other field is a per-draw statistic under ArviZ's name and is
+    stored with the draw of the chains that finished one.
     """
 
     @property
     def finished(self) -> Tensor:
         """Chains that completed a draw, boolean."""
+        ...
+
+    @property
+    def step_acceptance(self) -> Tensor:
+        """Probability in [0, 1] of accepting the point that this step came to."""
         ...
 
     @property
@@ -144,7 +153,7 @@ class Info(Protocol):
 
     @property
     def acceptance_rate(self) -> Tensor:
-        """Probability of the Metropolis test in [0, 1]; the statistic that warm-up tunes.
+        """Probability of the Metropolis test in [0, 1], the mean over a trajectory's points.
 
         Kernels that make no test report the one that a test would have had.
         """
@@ -164,6 +173,7 @@ class Info(Protocol):
 
 
 StateT = TypeVar("StateT", bound=State)
+KernelT = TypeVar("KernelT")
 NoiseT = TypeVar("NoiseT")
 
 
@@ -171,9 +181,9 @@ class Kernel(Protocol[StateT, NoiseT]):
     """A recipe for moving chains: hyper-parameters only, frozen.
 
     ``step_size`` and ``scale`` are kept when given and tuned in warm-up when ``None``.
-    ``scale`` holds one standard deviation for each coordinate; kernels precondition with its
-    square. Without a ``target`` a kernel is a recipe, which is how objectives and
-    distributions take it.
+    ``scale`` holds one standard deviation for each coordinate, or the Cholesky factor of a
+    covariance; kernels precondition with its square. Without a ``target`` a kernel is a recipe,
+    which is how objectives and distributions take it.
     """
 
     @property
@@ -188,7 +198,10 @@ class Kernel(Protocol[StateT, NoiseT]):
 
     @property
     def scale(self) -> Tensor | None:
-        """Standard deviations ``(dim,)``; None to have warm-up estimate them."""
+        """Standard deviations ``(dim,)`` or lower triangular factor ``(dim, dim)``.
+
+        None to have warm-up estimate it.
+        """
         ...
 
     @property
@@ -200,9 +213,14 @@ class Kernel(Protocol[StateT, NoiseT]):
     def is_adjusted(self) -> bool:
         """Whether steps make a Metropolis test, so that ``exp(-U)`` is left invariant.
 
-        Warm-up makes the test for kernels that do not: chains cannot fly off while the step
-        size is still being looked for.
+        While it looks for their step size, warm-up makes the test for kernels that do not, so
+        that chains cannot fly off meanwhile.
         """
+        ...
+
+    @property
+    def full_mass(self) -> bool:
+        """Whether warm-up estimates a factor of the whole covariance instead of a diagonal."""
         ...
 
     @property
@@ -216,12 +234,23 @@ class Kernel(Protocol[StateT, NoiseT]):
         """State at the given positions ``(C, dim)``; auxiliary momenta are drawn exactly."""
         ...
 
+    def restart(self, state: StateT, generator: torch.Generator | None) -> StateT:
+        """The state in which every chain begins anew at its position, with this kernel.
+
+        Trajectories under way are given up, so hyper-parameters may have changed.
+        """
+        ...
+
     def noise(self, state: StateT, generator: torch.Generator | None) -> NoiseT:
         """Draw everything random that one step needs."""
         ...
 
     def step(self, potential: Potential, state: StateT, noise: NoiseT) -> tuple[StateT, Info]:
-        """Advance every chain; a pure function of tensors."""
+        """Advance every chain; a pure function of tensors.
+
+        Consecutive states may share scratch memory: a state can be stepped again, with the
+        same result, until the state that followed from it is stepped.
+        """
         ...
 
     def rejected(self, state: StateT) -> StateT:
@@ -229,6 +258,22 @@ class Kernel(Protocol[StateT, NoiseT]):
 
         The same state, but for kernels that keep a momentum: it is reversed.
         """
+        ...
+
+    def adaptation(self) -> Adaptation[Any] | None:
+        """A fresh tuner of what warm-up tunes beside step size and scale, if there is any."""
+        ...
+
+
+class Adaptation(Protocol[KernelT]):
+    """Tunes, in warm-up, what only one kind of kernel has."""
+
+    def update(self, kernel: KernelT, state: Any, info: Any) -> KernelT:
+        """Take in one step of all chains; return the kernel to go on with."""
+        ...
+
+    def finish(self, kernel: KernelT) -> KernelT:
+        """The kernel to keep after warm-up."""
         ...
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.checks import (
-    ShapeError,
-    StepSizeError,
-    check_positive,
-    check_probability,
-    check_scale,
-)
 from pyro_ebm.core.positions import choose, dot64
 from pyro_ebm.core.types import Potential
+from pyro_ebm.kernels._metric import Metric
 
 DIVERGENCE_THRESHOLD = 1000.0
 """Energy error above which a move counts as divergent, as in Stan and Pyro."""
@@ -33,57 +27,14 @@ class LangevinState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """Report of one step; all fields are ``(C,)`` and but for the first ArviZ's statistics."""
+    """Report of one step; all fields are ``(C,)`` and but for the first two ArviZ's statistics."""
 
     finished: Tensor
+    step_acceptance: Tensor
     lp: Tensor
     acceptance_rate: Tensor
     step_size: Tensor
     diverging: Tensor
-
-
-class HasHyperparameters(Protocol):
-    """The hyper-parameters that every kernel has."""
-
-    @property
-    def step_size(self) -> float | None: ...
-    @property
-    def scale(self) -> Tensor | None: ...
-    @property
-    def target_accept_prob(self) -> float: ...
-
-
-def check_hyperparameters(kernel: HasHyperparameters) -> None:
-    """Refuse a step size, scale or target acceptance that no chain could run with."""
-    if kernel.step_size is not None:
-        check_positive("step_size", kernel.step_size)
-    if kernel.scale is not None:
-        check_scale(kernel.scale)
-    check_probability("target_accept_prob", kernel.target_accept_prob)
-
-
-def metric(kernel: HasHyperparameters, position: Tensor) -> tuple[float, Tensor | float]:
-    """Step size and coordinate scale to move ``position`` with, in its type.
-
-    Raises:
-        StepSizeError: If the kernel has no step size yet.
-        ShapeError: If the scale belongs to a vector of another length.
-    """
-    if kernel.step_size is None:
-        name = type(kernel).__name__
-        raise StepSizeError(
-            f"{name} has no step size, but it is asked to move chains outside a warm-up: "
-            f"give it one, as in {name}(step_size=0.1), or run it in MCMC with warmup_steps > 0."
-        )
-    if kernel.scale is None:
-        return kernel.step_size, 1.0
-    if kernel.scale.shape != position.shape[-1:]:
-        raise ShapeError(
-            f"scale has {len(kernel.scale)} entries, but the unconstrained position has "
-            f"{position.shape[-1]} coordinates: give one standard deviation for each of them, or "
-            "scale=None."
-        )
-    return kernel.step_size, kernel.scale.to(position)
 
 
 def langevin_init(potential: Potential, position: Tensor) -> LangevinState:
@@ -96,21 +47,21 @@ def langevin_proposal(
     state: LangevinState,
     normal: Tensor,
     step_size: float,
-    scale: Tensor | float,
+    metric: Metric,
 ) -> LangevinState:
-    r"""Euler-Maruyama step :math:`x' = x - \frac{\epsilon^2}{2} s^2 \nabla U + \epsilon s \xi`."""
-    velocity = normal - (0.5 * step_size) * scale * state.grad
-    position = state.position + step_size * scale * velocity
+    r"""Euler-Maruyama step :math:`x' = x - \frac{\epsilon^2}{2} C \nabla U + \epsilon L \xi`."""
+    velocity = normal - (0.5 * step_size) * metric.to_momentum(state.grad)
+    position = state.position + step_size * metric.to_position(velocity)
     return LangevinState(position, *potential.value_and_grad(position))
 
 
 def langevin_log_ratio(
-    old: LangevinState, new: LangevinState, step_size: float, scale: Tensor | float
+    old: LangevinState, new: LangevinState, step_size: float | Tensor, metric: Metric
 ) -> Tensor:
     r"""Log Metropolis ratio of the proposal, ``(C,)`` in float64.
 
     With :math:`d = x' - x`, :math:`g = \nabla U(x)`, :math:`g' = \nabla U(x')` and
-    :math:`C = \mathrm{diag}(s^2)`,
+    :math:`C = L L^\top`,
 
     .. math:: U - U' + \tfrac12 d^\top (g + g') + \tfrac{\epsilon^2}{8}(g^\top C g - g'^\top C g'),
 
@@ -118,7 +69,8 @@ def langevin_log_ratio(
     The large terms cancel, so they are summed in float64; the gradient terms share a factor
     :math:`g + g'`, so one inner product serves both.
     """
-    drift = (0.25 * step_size**2) * (scale * scale) * (old.grad - new.grad)
+    difference = metric.to_momentum(old.grad - new.grad)
+    drift = (0.25 * step_size**2) * metric.to_position(difference)
     displacement = new.position - old.position
     work = 0.5 * dot64(new.grad + old.grad, displacement + drift)
     return old.potential_energy.double() - new.potential_energy.double() + work
@@ -147,8 +99,9 @@ def langevin_info(
     """Report of a step that completes a draw in every chain."""
     return LangevinInfo(
         finished=torch.ones_like(diverging),
+        step_acceptance=acceptance,
         lp=-state.potential_energy,
         acceptance_rate=acceptance,
-        step_size=torch.full_like(acceptance, step_size),
+        step_size=torch.zeros_like(acceptance) + step_size,
         diverging=diverging,
     )

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import select
+from pyro_ebm.core.positions import normal_noise, select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._metropolis import (
     LangevinInfo,
     LangevinState,
     acceptance_probability,
-    check_hyperparameters,
     finite_chains,
     is_divergent,
     langevin_info,
     langevin_init,
     langevin_log_ratio,
     langevin_proposal,
-    metric,
 )
+from pyro_ebm.kernels._recipe import Recipe, step_and_metric
 
 
 class LangevinNoise(NamedTuple):
@@ -31,8 +30,8 @@ class LangevinNoise(NamedTuple):
     normal: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Langevin:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Langevin(Recipe[LangevinState]):
     r"""Unadjusted Langevin algorithm (ULA): biased, with a bias of order ``step_size ** 2``.
 
     .. math:: x' = x - \frac{\epsilon^2}{2} s^2 \nabla U(x) + \epsilon s \xi,
@@ -69,16 +68,8 @@ class Langevin:
     """
 
     is_adjusted: ClassVar[bool] = False
-    keeps_momentum: ClassVar[bool] = False
 
-    target: object | None = None
-    _: KW_ONLY
-    step_size: float | None = None
-    scale: Tensor | None = None
     target_accept_prob: float = 0.98
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
@@ -87,18 +78,15 @@ class Langevin:
         return langevin_init(potential, position)
 
     def noise(self, state: LangevinState, generator: torch.Generator | None) -> LangevinNoise:
-        x = state.position
-        return LangevinNoise(
-            torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        )
+        return LangevinNoise(normal_noise(state.position, generator))
 
     def step(
         self, potential: Potential, state: LangevinState, noise: LangevinNoise
     ) -> tuple[LangevinState, LangevinInfo]:
-        step_size, scale = metric(self, state.position)
-        proposal = langevin_proposal(potential, state, noise.normal, step_size, scale)
+        step_size, metric = step_and_metric(self, state.position)
+        proposal = langevin_proposal(potential, state, noise.normal, step_size, metric)
         finite = finite_chains(proposal.potential_energy, proposal.grad)
-        log_ratio = langevin_log_ratio(state, proposal, step_size, scale)
+        log_ratio = langevin_log_ratio(state, proposal, step_size, metric)
         state = select(finite, proposal, state)
         return state, langevin_info(
             state,
@@ -106,6 +94,3 @@ class Langevin:
             acceptance_probability(log_ratio, finite),
             is_divergent(log_ratio, finite),
         )
-
-    def rejected(self, state: LangevinState) -> LangevinState:
-        return state

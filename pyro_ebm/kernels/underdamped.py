@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_positive
-from pyro_ebm.core.positions import dot64, select
+from pyro_ebm.core.positions import dot64, normal_noise, select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._metropolis import (
     acceptance_probability,
-    check_hyperparameters,
     finite_chains,
     is_divergent,
-    metric,
 )
+from pyro_ebm.kernels._recipe import Recipe, step_and_metric
 
 
 class UnderdampedState(NamedTuple):
@@ -41,6 +40,7 @@ class UnderdampedInfo(NamedTuple):
     """Report of one step; ``energy`` is potential plus kinetic."""
 
     finished: Tensor
+    step_acceptance: Tensor
     lp: Tensor
     acceptance_rate: Tensor
     step_size: Tensor
@@ -48,8 +48,8 @@ class UnderdampedInfo(NamedTuple):
     energy: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class UnderdampedLangevin:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UnderdampedLangevin(Recipe[UnderdampedState]):
     r"""Underdamped Langevin dynamics, BAOAB splitting: biased, but exact on Gaussians.
 
     One step of size :math:`h` with friction :math:`\gamma`, one gradient:
@@ -92,15 +92,11 @@ class UnderdampedLangevin:
     is_adjusted: ClassVar[bool] = False
     keeps_momentum: ClassVar[bool] = True
 
-    target: object | None = None
-    _: KW_ONLY
-    step_size: float | None = None
-    scale: Tensor | None = None
     target_accept_prob: float = 0.9
     friction: float = 1.0
 
     def __post_init__(self) -> None:
-        check_hyperparameters(self)
+        super().__post_init__()
         check_positive("friction", self.friction)
 
     def init(
@@ -112,22 +108,19 @@ class UnderdampedLangevin:
         return UnderdampedState(position, *potential.value_and_grad(position), velocity)
 
     def noise(self, state: UnderdampedState, generator: torch.Generator | None) -> UnderdampedNoise:
-        x = state.position
-        return UnderdampedNoise(
-            torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        )
+        return UnderdampedNoise(normal_noise(state.position, generator))
 
     def step(
         self, potential: Potential, state: UnderdampedState, noise: UnderdampedNoise
     ) -> tuple[UnderdampedState, UnderdampedInfo]:
-        step_size, scale = metric(self, state.position)
-        half = 0.5 * step_size * scale
-        kept = math.exp(-self.friction * step_size)
-        before = state.velocity - half * state.grad
-        after = kept * before + math.sqrt(1.0 - kept**2) * noise.normal
-        position = state.position + half * (before + after)
+        step_size, metric = step_and_metric(self, state.position)
+        half = 0.5 * step_size
+        kept, noise_scale = _ornstein_uhlenbeck(self.friction * step_size)
+        before = state.velocity - half * metric.to_momentum(state.grad)
+        after = kept * before + noise_scale * noise.normal
+        position = state.position + half * metric.to_position(before + after)
         potential_energy, grad = potential.value_and_grad(position)
-        velocity = after - half * grad
+        velocity = after - half * metric.to_momentum(grad)
         proposal = UnderdampedState(position, potential_energy, grad, velocity)
         heat = _kinetic(after) - _kinetic(before)
         log_ratio = _total_energy(state) - _total_energy(proposal) + heat
@@ -137,6 +130,13 @@ class UnderdampedLangevin:
 
     def rejected(self, state: UnderdampedState) -> UnderdampedState:
         return state._replace(velocity=-state.velocity)
+
+
+def _ornstein_uhlenbeck(time: float | Tensor) -> tuple[Any, Any]:
+    """Factors of the velocity and of the noise; tensors where compiled code makes the time one."""
+    if isinstance(time, Tensor):
+        return (-time).exp(), (1.0 - (-2.0 * time).exp()).sqrt()
+    return math.exp(-time), math.sqrt(1.0 - math.exp(-2.0 * time))
 
 
 def _kinetic(velocity: Tensor) -> Tensor:
@@ -150,11 +150,13 @@ def _total_energy(state: UnderdampedState) -> Tensor:
 def _info(
     state: UnderdampedState, log_ratio: Tensor, finite: Tensor, step_size: float
 ) -> UnderdampedInfo:
+    acceptance = acceptance_probability(log_ratio, finite)
     return UnderdampedInfo(
         finished=torch.ones_like(finite),
+        step_acceptance=acceptance,
         lp=-state.potential_energy,
-        acceptance_rate=acceptance_probability(log_ratio, finite),
-        step_size=torch.full_like(log_ratio, step_size),
+        acceptance_rate=acceptance,
+        step_size=torch.zeros_like(log_ratio) + step_size,
         diverging=is_divergent(log_ratio, finite),
         energy=_total_energy(state),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class DualAveraging:
 
     def __init__(self, step_size: float, target: float) -> None:
         self.target = target
-        self._mu = math.log(10.0 * step_size)
+        self._mu = math.log(step_size)
         self._error = 0.0
         self._log_average = math.log(step_size)
         self._count = 0
@@ -47,7 +48,7 @@ class DualAveraging:
         self._count += 1
         weight = 1.0 / (self._count + 10.0)
         self._error += weight * (self.target - acceptance - self._error)
-        log_step = self._mu - math.sqrt(self._count) / 0.05 * self._error
+        log_step = self._mu - math.sqrt(self._count) / 0.1 * self._error
         log_step = min(max(log_step, -_LARGEST_LOG), _LARGEST_LOG)
         decay = self._count**-0.75
         self._log_average += decay * (log_step - self._log_average)
@@ -76,7 +77,7 @@ class PooledVariance:
     def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
         self._mean = torch.zeros(dim, dtype=torch.float64, device=device)
-        self._squares = torch.zeros_like(self._mean)
+        self._squares = self._products(self._mean.unsqueeze(0))
 
     def update(self, positions: Tensor) -> None:
         """Take in the positions ``(C, dim)`` of all chains."""
@@ -84,14 +85,48 @@ class PooledVariance:
         n, total = len(batch), self.count + len(batch)
         mean = batch.mean(dim=0)
         shift = mean - self._mean
-        self._squares += (batch - mean).square().sum(dim=0)
-        self._squares += shift.square() * (self.count * n / total)
-        self._mean += shift * (n / total)
+        between = self._products(shift.unsqueeze(0)) * (self.count * n / total)
+        # New tensors, so that what state_dict() gave before stays as it was.
+        self._squares = self._squares + self._products(batch - mean) + between
+        self._mean = self._mean + shift * (n / total)
         self.count = total
 
     def scale(self, dtype: torch.dtype) -> Tensor:
         """Standard deviations ``(dim,)``."""
+        return self._shrunk(1e-3).sqrt().to(dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it remembers, in plain values; later updates do not change them."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        vars(self).update(state_dict)
+
+    def _products(self, centred: Tensor) -> Tensor:
+        return centred.square().sum(dim=0)
+
+    def _shrunk(self, prior: float | Tensor) -> Tensor:
         n = self.count
-        variance = self._squares / max(n - 1, 1)
-        shrunk = (n * variance + 5e-3) / (n + 5.0)
-        return shrunk.sqrt().to(dtype)
+        return (n * self._squares / max(n - 1, 1) + 5.0 * prior) / (n + 5.0)
+
+
+class PooledCovariance(PooledVariance):
+    r"""Covariance over chains and steps, shrunk as in Stan to :math:`10^{-3} I`.
+
+    >>> pooled = PooledCovariance(dim=2)
+    >>> for _ in range(1000):
+    ...     pooled.update(torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]]))
+    >>> pooled.scale(torch.float32)
+    tensor([[0.9995, 0.0000],
+            [0.0000, 0.9995]])
+    """
+
+    def scale(self, dtype: torch.dtype) -> Tensor:
+        """Cholesky factor ``(dim, dim)``."""
+        prior = 1e-3 * torch.eye(len(self._mean), dtype=torch.float64, device=self._mean.device)
+        factor: Tensor = torch.linalg.cholesky(self._shrunk(prior))
+        return factor.to(dtype)
+
+    def _products(self, centred: Tensor) -> Tensor:
+        return centred.mT @ centred

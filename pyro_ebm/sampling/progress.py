@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -20,17 +21,17 @@ _DRAWS, _CHAINS, _COORDINATES = 100, 64, 32
 
 
 class Progress:
-    """A tqdm bar that refreshes as often as its own cost allows.
+    """A tqdm bar of transitions that refreshes as often as its own cost allows.
 
     Args:
-        total: Number of steps of the run.
+        total: Transitions of each chain.
         disable: Show nothing.
     """
 
     def __init__(self, total: int, *, disable: bool) -> None:
         self._bar = tqdm(total=total, disable=disable)
         self._is_shown = not disable
-        self._steps = 0
+        self._position: Callable[[], int] = lambda: 0
         self._next = time.perf_counter()
         self._latest: tuple[Info, DrawStorage | None] | None = None
 
@@ -47,13 +48,13 @@ class Progress:
             self.refresh(*self._latest)
         self._bar.close()
 
-    def phase(self, name: str) -> None:
-        """Name the phase of the run."""
+    def phase(self, name: str, position: Callable[[], int]) -> None:
+        """Name the phase of the run; ``position`` tells how many transitions have been made."""
         self._bar.set_description(name)
+        self._position = position
 
     def step(self, info: Info, storage: DrawStorage | None = None) -> None:
-        """Count one step, and refresh the bar if it is time to."""
-        self._steps += 1
+        """Refresh the bar if it is time to."""
         self._latest = info, storage
         if self._is_shown and time.perf_counter() > self._next:
             self.refresh(info, storage)
@@ -62,8 +63,7 @@ class Progress:
         """Show the state of the run."""
         started = time.perf_counter()
         self._bar.set_postfix(_summary(info, storage), refresh=False)
-        self._bar.update(self._steps)
-        self._steps = 0
+        self._bar.update(self._position() - self._bar.n)
         ended = time.perf_counter()
         self._next = ended + max(0.1, (ended - started) / _SHARE)
 

@@ -1,4 +1,4 @@
-"""A fixed number of steps of a recipe from given points, as objectives and distributions take."""
+"""A fixed number of draws of a recipe from given points, as objectives and distributions take."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import NonFiniteError
+from pyro_ebm.core.positions import choose
 from pyro_ebm.core.types import Kernel, Potential
 from pyro_ebm.sampling.warmup import WarmUp
 
@@ -19,7 +20,10 @@ def walk(
     num_steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Move chains ``(C, dim)`` by ``num_steps`` steps and return their positions, detached.
+    """Move chains ``(C, dim)`` by ``num_steps`` draws and return their positions, detached.
+
+    A draw is one step of most kernels, a trajectory of HMC and NUTS, an anneal of annealed
+    Langevin.
 
     Raises:
         StepSizeError: If the recipe has no step size.
@@ -29,12 +33,14 @@ def walk(
     start = position.detach()
     state = kernel.init(potential, start, generator)
     only_diverges = torch.ones(len(start), dtype=torch.bool, device=start.device)
-    for _ in range(num_steps):
+    end, num_draws = start, torch.zeros_like(only_diverges, dtype=torch.int64)
+    while int(num_draws.min()) < num_steps:
         state, info = kernel.step(potential, state, kernel.noise(state, generator))
         only_diverges = only_diverges & info.diverging
-    _check_moved(start, state.position, only_diverges, num_steps)
-    moved: Tensor = state.position
-    return moved
+        num_draws = num_draws + info.finished
+        end = choose(info.finished & (num_draws == num_steps), state.position, end)
+    _check_moved(start, end, only_diverges, num_steps)
+    return end
 
 
 def tuned_walk(

@@ -5,24 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import StepSizeError
-from pyro_ebm.core.positions import select
+from pyro_ebm.core.positions import map_fields, select
 from pyro_ebm.core.types import Info, Kernel, Potential, State
-from pyro_ebm.sampling.adaptation import DualAveraging, PooledVariance
+from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
+from pyro_ebm.sampling.plain import attributes, plain, set_attributes
 
 OnStep = Callable[[Any, Any], None]
 
 _SMALLEST, _LARGEST = 1e-10, 1e10
 
-_FEWEST_TO_AVERAGE = 10
-_FEWEST_TO_SETTLE = 15
-"""Dual averaging starts at ten times the step size that was found: its average is still six times
-too large after 2 updates, 1.1 times after 10, and right after 15, however many chains there are."""
+_FEWEST_TO_AVERAGE = 3
+_FEWEST_TO_SETTLE = 10
 
 
 _FROZEN_ACCEPTANCE = 0.01
@@ -32,37 +31,47 @@ _FEWEST_TO_FREEZE = 50
 """Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
-class Window(NamedTuple):
-    """Steps of warm-up; ``estimates_scale`` at the end of it."""
+_NOT_PLAIN = {"kernel", "potential", "generator"}
+_PARTS = ("_tuner", "_pooled", "_progress", "_adaptation")
+"""What else a warm-up holds: handed over, and objects of their own."""
 
-    num_steps: int
+
+class Window(NamedTuple):
+    """Transitions of warm-up; ``estimates_scale`` at the end of it."""
+
+    num_transitions: int
     estimates_scale: bool
 
 
-def windows(num_steps: int) -> list[Window]:
+def windows(num_transitions: int) -> list[Window]:
     """Stan's schedule in shares: 15 % to find the mass, doubling windows, 10 % for the step size.
 
-    >>> [window.num_steps for window in windows(1000)]
+    >>> [window.num_transitions for window in windows(1000)]
     [150, 125, 625, 100]
     """
-    last = min(num_steps, max(_FEWEST_TO_SETTLE, math.ceil(0.1 * num_steps)))
-    first = min(num_steps - last, math.ceil(0.15 * num_steps))
-    left, size = num_steps - first - last, max(10, num_steps // 8)
+    last = min(num_transitions, max(_FEWEST_TO_SETTLE, math.ceil(0.1 * num_transitions)))
+    first = min(num_transitions - last, math.ceil(0.15 * num_transitions))
+    left, size = num_transitions - first - last, max(10, num_transitions // 8)
     slow: list[Window] = []
     while left > 0:
         size = left if left < 3 * size else size
         slow.append(Window(size, estimates_scale=True))
         left, size = left - size, 2 * size
     ends = Window(first, estimates_scale=False), Window(last, estimates_scale=False)
-    return [window for window in (ends[0], *slow, ends[1]) if window.num_steps > 0]
+    return [window for window in (ends[0], *slow, ends[1]) if window.num_transitions > 0]
 
 
 class WarmUp:
     """Tune what the kernel leaves open, and move its chains on the way.
 
-    A step size or scale that is given is kept; one that is None is tuned. The step size
-    follows the mean acceptance over all chains, the scale the variance over all chains and
-    the steps of a window. The chains are one batch, so they share both.
+    A step size or scale that is given is kept; one that is None is tuned. The chains are one
+    batch, so they share both. Progress is counted in transitions: draws finished, on average
+    over the chains, which may be at different stages of their trajectories. At each whole
+    transition the step size follows the mean acceptance over all chains and *all points they
+    came to*, and the scale takes in where all chains are, in the middle of a trajectory or not:
+    finished draws alone would be those of the short trajectories first. A new step size takes
+    effect at each chain's next trajectory; at the end of a window, and of warm-up, all chains
+    begin anew together.
 
     Args:
         kernel: The recipe to complete.
@@ -76,25 +85,38 @@ class WarmUp:
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self._tunes_step_size = kernel.step_size is None
         self._tunes_scale = kernel.scale is None
+        self._adaptation = kernel.adaptation()
 
-    def run(self, state: State, num_steps: int, on_step: OnStep) -> tuple[Any, Any]:
-        """Return the tuned kernel and the state after ``num_steps`` steps.
+    def run(self, state: State, num_transitions: int, on_step: OnStep) -> tuple[Any, Any]:
+        """Return the tuned kernel and the state after ``num_transitions`` of each chain.
 
         Raises:
             StepSizeError: If no step size gives an acceptance near the target.
         """
-        self.begin(num_steps)
-        for _ in range(num_steps):
+        self.begin(num_transitions)
+        while not self.is_done:
             state, info = self.step(state)
             on_step(state, info)
         return self.kernel, state
 
-    def begin(self, num_steps: int) -> None:
-        """Plan ``num_steps`` calls of :meth:`step`, after which the kernel is tuned."""
+    def begin(self, num_transitions: int) -> None:
+        """Plan a warm-up of so many transitions, made by calls of :meth:`step`."""
         self._accepted: Tensor
         self.num_restarted = 0
-        self._windows = iter(windows(num_steps))
-        self._steps_left = 0
+        self._windows = windows(num_transitions)
+        self._window: Window | None = None
+        self._num_transitions = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the kernel is tuned."""
+        return self._window is None and not self._windows
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions made so far, on average over the chains."""
+        current = 0 if self._window is None else self._progress.num_transitions
+        return self._num_transitions + current
 
     def step(self, state: Any) -> tuple[Any, Info]:
         """Move the chains by one step, and tune.
@@ -102,34 +124,71 @@ class WarmUp:
         Raises:
             StepSizeError: If no step size gives an acceptance near the target.
         """
-        if self._steps_left == 0:
-            self._open_window(next(self._windows), state)
+        if self._window is None:
+            state = self._open_window(self._windows.pop(0), state)
         state, info = self._move(state)
-        if self._tuner is not None:
-            step_size = self._tuner.update(float(info.acceptance_rate.mean()))
-            self._replace(step_size=step_size)
-        if self._estimates_scale:
-            self._variance.update(state.position)
-        self._accepted = self._accepted + info.acceptance_rate
-        self._steps_left -= 1
-        if self._steps_left == 0:
+        if self._adaptation is not None:
+            self.kernel = self._adaptation.update(self.kernel, state, info)
+        self._accepted = self._accepted + info.step_acceptance
+        self._num_steps += 1
+        self._progress.add(info)
+        if self._progress.has_transition:
+            self._tune(state)
+        if self._progress.num_transitions >= self._window_length:
             state = self._close_window(state)
         return state, info
 
-    def _open_window(self, window: Window, state: Any) -> None:
-        self._window, self._steps_left = window, window.num_steps
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the kernel, in plain values that later steps do not change."""
+        state = {name: value for name, value in vars(self).items() if name not in _NOT_PLAIN}
+        for name in _PARTS:
+            part = getattr(self, name, None)
+            state[name] = None if part is None else attributes(part)
+        return cast("dict[str, Any]", plain(state))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, with the kernel of that moment."""
+        vars(self).update({k: v for k, v in state_dict.items() if k not in _PARTS})
+        self._windows = [Window(*window) for window in state_dict["_windows"]]
+        window = state_dict["_window"]
+        self._window = None if window is None else Window(*window)
+        self._tuner = None if state_dict["_tuner"] is None else DualAveraging(1.0, 0.5)
+        self._pooled = PooledCovariance(1) if self.kernel.full_mass else PooledVariance(1)
+        self._progress = _Progress(1)
+        for name in _PARTS:
+            if state_dict[name] is not None:
+                set_attributes(getattr(self, name), state_dict[name])
+
+    def _open_window(self, window: Window, state: Any) -> Any:
+        self._window, self._window_length = window, window.num_transitions
         self._estimates_scale = self._tunes_scale and window.estimates_scale
         self._tuner = self._start_step_size(window, state)
-        self._variance = PooledVariance(self.potential.dim, state.position.device)
+        dim, device = state.position.shape[-1], state.position.device
+        pooled = PooledCovariance if self.kernel.full_mass else PooledVariance
+        self._pooled = pooled(dim, device)
         self._accepted = torch.zeros_like(state.potential_energy, dtype=torch.float64)
+        self._num_steps = 0
+        self._progress = _Progress(len(state.position))
+        return self.kernel.restart(state, self.generator)
+
+    def _tune(self, state: Any) -> None:
+        acceptance = self._progress.take_acceptance()
+        if self._tuner is not None:
+            self._replace(step_size=self._tuner.update(acceptance))
+        if self._estimates_scale:
+            self._pooled.update(state.position)
 
     def _close_window(self, state: Any) -> Any:
+        self._num_transitions += self._progress.num_transitions
+        self._window = None
         if self._tuner is not None:
             self._replace(step_size=self._tuner.average)
         if self._estimates_scale:
-            self._replace(scale=self._variance.scale(state.position.dtype))
+            self._replace(scale=self._pooled.scale(state.position.dtype))
             state = self._restart_frozen_chains(state)
-        return state
+        if not self._windows and self._adaptation is not None:
+            self.kernel = self._adaptation.finish(self.kernel)
+        return self.kernel.restart(state, self.generator)
 
     def _restart_frozen_chains(self, state: Any) -> Any:
         """Put chains that a whole window could not move where others are.
@@ -138,10 +197,9 @@ class WarmUp:
         there, and the step is shared. Nothing is kept from warm-up, so chains may be moved;
         ``num_restarted`` counts them.
         """
-        num_steps = self._window.num_steps
-        frozen = self._accepted < _FROZEN_ACCEPTANCE * num_steps
+        frozen = self._accepted < _FROZEN_ACCEPTANCE * self._num_steps
         num_frozen, num_chains = int(frozen.sum()), len(frozen)
-        if num_steps < _FEWEST_TO_FREEZE or not 0 < 2 * num_frozen <= num_chains:
+        if self._num_steps < _FEWEST_TO_FREEZE or not 0 < 2 * num_frozen <= num_chains:
             return state
         moving = (~frozen).nonzero().flatten()
         choice = torch.randint(
@@ -150,26 +208,26 @@ class WarmUp:
         source = torch.arange(num_chains, device=moving.device)
         source[frozen] = moving[choice]
         self.num_restarted += num_frozen
-        return type(state)(*(field[source] for field in state))
+        return map_fields(lambda field: field[source], state)
 
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
             return None
         start = find_step_size(self.kernel, self.potential, state, self.generator)
         self._replace(step_size=start)
-        if window.num_steps < _FEWEST_TO_AVERAGE:
+        if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None
         return DualAveraging(start, self.kernel.target_accept_prob)
 
     def _move(self, state: Any) -> tuple[Any, Info]:
         noise = self.kernel.noise(state, self.generator)
         moved, info = self.kernel.step(self.potential, state, noise)
-        if not self.kernel.is_adjusted:
+        if self._tunes_step_size and not self.kernel.is_adjusted:
             moved = self._metropolis(moved, state, info)
         return moved, info
 
     def _metropolis(self, moved: Any, state: Any, info: Info) -> Any:
-        rate = info.acceptance_rate
+        rate = info.step_acceptance
         uniform = torch.rand(
             rate.shape, generator=self.generator, dtype=rate.dtype, device=rate.device
         )
@@ -177,6 +235,40 @@ class WarmUp:
 
     def _replace(self, **changes: Any) -> None:
         self.kernel = dataclasses.replace(self.kernel, **changes)  # type: ignore[type-var]  # kernels are dataclasses
+
+
+class _Progress:
+    """Counts transitions of chains that finish them at different steps."""
+
+    def __init__(self, num_chains: int) -> None:
+        self._num_chains = num_chains
+        self._num_finished = self._num_taken = 0
+        self._acceptance, self._num_points = 0.0, 0
+
+    def add(self, info: Info) -> None:
+        # One transfer from the device for both numbers.
+        sums = torch.stack([info.step_acceptance.sum(), info.finished.sum(dtype=torch.float64)])
+        acceptance, finished = sums.tolist()
+        self._acceptance += acceptance
+        self._num_points += self._num_chains
+        self._num_finished += int(finished)
+
+    @property
+    def num_transitions(self) -> int:
+        """Whole transitions, on average over the chains."""
+        return self._num_finished // self._num_chains
+
+    @property
+    def has_transition(self) -> bool:
+        """Whether there is a new one."""
+        return self.num_transitions > self._num_taken
+
+    def take_acceptance(self) -> float:
+        """Mean acceptance of the points since the last one."""
+        acceptance = self._acceptance / self._num_points
+        self._num_taken = self.num_transitions
+        self._acceptance, self._num_points = 0.0, 0
+        return acceptance
 
 
 def find_step_size(
@@ -217,5 +309,6 @@ def _acceptance(
     generator: torch.Generator,
 ) -> float:
     trial = dataclasses.replace(kernel, step_size=step_size)  # type: ignore[type-var]  # kernels are dataclasses
-    _, info = trial.step(potential, state, trial.noise(state, generator))
-    return float(info.acceptance_rate.mean())
+    start = trial.restart(state, generator)
+    _, info = trial.step(potential, start, trial.noise(start, generator))
+    return float(info.step_acceptance.mean())

@@ -58,7 +58,9 @@ def test_refuses_probabilities(value):
     ("scale", "error", "message"),
     [
         (1.0, ShapeError, r"scale is 1\.0, but a tensor of shape \(dim,\) is wanted"),
-        (torch.ones(2, 2), ShapeError, r"shape \(2, 2\).*a vector of shape \(dim,\)"),
+        (torch.ones(2, 3), ShapeError, r"shape \(2, 3\).*a vector of shape \(dim,\)"),
+        (torch.ones(2, 2), ShapeError, "entries above its diagonal"),
+        (-torch.eye(2), NonFiniteError, "finite and above zero"),
         (torch.ones(()), ShapeError, r"a vector of shape \(dim,\)"),
         (torch.tensor([1.0, 0.0]), NonFiniteError, "finite and above zero: give None"),
         (torch.tensor([1.0, torch.nan]), NonFiniteError, "nan"),

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.positions import choose
-from pyro_ebm.kernels import MALA, mala
+from pyro_ebm.kernels import MALA, _adjusted_langevin
+from pyro_ebm.kernels._metric import Metric
 from pyro_ebm.kernels._metropolis import acceptance_probability, langevin_log_ratio
 
 
 def proposal_log_density(
-    start: Any, end: Tensor, step_size: float, drift: float, scale: Tensor | float
+    start: Any, end: Tensor, step_size: float, drift: float, metric: Metric
 ) -> Tensor:
-    """``log N(end; start - drift / 2 C grad, step_size^2 C)`` up to a constant."""
+    """``log N(end; start - drift / 2 C grad, step_size^2 C)`` up to a constant, C diagonal."""
+    scale = metric.to_position(torch.ones_like(end))
     error = end - start.position + 0.5 * drift * scale**2 * start.grad
     return -0.5 * (error / (step_size * scale)).square().sum(dim=-1)
 
@@ -30,24 +32,24 @@ def _both_ways(old: Any, new: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-def _dropped(old, new, step_size, scale):
-    del step_size, scale
+def _dropped(old, new, step_size, metric):
+    del step_size, metric
     return old.potential_energy - new.potential_energy
 
 
-def _mismatched(old, new, step_size, scale):
+def _mismatched(old, new, step_size, metric):
     """Drift ``step / 2`` and variance ``step`` in the ratio, ``step^2`` in the proposal."""
-    back, forth = _both_ways(old, new, step_size**0.5, step_size, scale)
+    back, forth = _both_ways(old, new, step_size**0.5, step_size, metric)
     return old.potential_energy - new.potential_energy + back - forth
 
 
-def _swapped(old, new, step_size, scale):
-    back, forth = _both_ways(old, new, step_size, step_size**2, scale)
+def _swapped(old, new, step_size, metric):
+    back, forth = _both_ways(old, new, step_size, step_size**2, metric)
     return old.potential_energy - new.potential_energy + forth - back
 
 
-def _reversed(old, new, step_size, scale):
-    return -langevin_log_ratio(old, new, step_size, scale)
+def _reversed(old, new, step_size, metric):
+    return -langevin_log_ratio(old, new, step_size, metric)
 
 
 RATIOS = {
@@ -81,14 +83,14 @@ PATCHES = {f"{name}_ratio": ("langevin_log_ratio", f) for name, f in RATIOS.item
     "stale_gradient": ("select", _stale_gradient),
     "stale_energy": ("select", _stale_energy),
 }
-"""Names in the module of MALA, and what takes their place."""
+"""Names in the module of MALA's step, and what takes their place."""
 
 
 @contextmanager
 def patched_mala(name: str):
     """MALA with one of :data:`PATCHES`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mala, *PATCHES[name])
+        patch.setattr(_adjusted_langevin, *PATCHES[name])
         yield MALA
 
 

@@ -18,6 +18,7 @@ class CountingState(NamedTuple):
 
 class CountingInfo(NamedTuple):
     finished: Tensor
+    step_acceptance: Tensor
     lp: Tensor
     acceptance_rate: Tensor
     step_size: Tensor
@@ -32,6 +33,7 @@ class CountingKernel:
 
     is_adjusted: ClassVar[bool] = True
     keeps_momentum: ClassVar[bool] = False
+    full_mass: ClassVar[bool] = False
 
     target: Any = None
     _: KW_ONLY
@@ -48,6 +50,13 @@ class CountingKernel:
     def rejected(self, state):
         return state
 
+    def restart(self, state, generator):
+        del generator
+        return state
+
+    def adaptation(self):
+        return None
+
     def noise(self, state, generator):
         del state, generator
 
@@ -61,6 +70,7 @@ class CountingKernel:
         state = state._replace(position=position.expand_as(state.position), clock=clock)
         info = CountingInfo(
             finished=finished,
+            step_acceptance=torch.ones(len(clock)),
             lp=-(clock / periods).float(),
             acceptance_rate=torch.ones(len(clock)),
             step_size=torch.full((len(clock),), 0.25, dtype=torch.float32),

@@ -1,0 +1,72 @@
+"""Leapfrog steps of chains that are each at a stage of their own trajectory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.core.positions import dot64
+from pyro_ebm.core.types import Potential
+from pyro_ebm.kernels._metric import Metric
+from pyro_ebm.kernels._metropolis import DIVERGENCE_THRESHOLD
+
+
+class Point(NamedTuple):
+    """Positions with what is known there."""
+
+    position: Tensor
+    """Positions ``(C, dim)``."""
+    potential_energy: Tensor
+    """Potential ``(C,)``."""
+    grad: Tensor
+    """Gradients ``(C, dim)``."""
+
+
+class Phase(NamedTuple):
+    """Points of phase space."""
+
+    position: Tensor
+    """Positions ``(C, dim)``."""
+    momentum: Tensor
+    """Momenta ``(C, dim)``, in coordinates of unit mass."""
+    grad: Tensor
+    """Gradients ``(C, dim)``."""
+
+
+def leapfrog(
+    potential: Potential, start: Phase, stride: Tensor, metric: Metric
+) -> tuple[Phase, Tensor]:
+    r"""One leapfrog step by the signed step sizes ``stride`` ``(C, 1)``; one gradient.
+
+    .. math:: p \leftarrow p - \tfrac\epsilon2 L^\top \nabla U; \quad
+              x \leftarrow x + \epsilon L p; \quad p \leftarrow p - \tfrac\epsilon2 L^\top \nabla U
+
+    Returns:
+        The end, and the potential ``(C,)`` there.
+    """
+    half = -0.5 * stride
+    momentum = torch.addcmul(start.momentum, half, metric.to_momentum(start.grad))
+    position = torch.addcmul(start.position, stride, metric.to_position(momentum))
+    potential_energy, grad = potential.value_and_grad(position)
+    momentum = torch.addcmul(momentum, half, metric.to_momentum(grad))
+    return Phase(position, momentum, grad), potential_energy
+
+
+def total_energy(potential_energy: Tensor, momentum: Tensor) -> Tensor:
+    """``U + |p|^2 / 2`` in float64."""
+    return torch.add(potential_energy, dot64(momentum, momentum), alpha=0.5)
+
+
+def is_off(log_ratio: Tensor) -> Tensor:
+    """Energy errors that are NaN or above the threshold.
+
+    A position, gradient or energy that is not finite makes the energy error NaN or infinite.
+    """
+    return ~(log_ratio > -DIVERGENCE_THRESHOLD)
+
+
+def point_acceptance(log_ratio: Tensor, diverging: Tensor) -> Tensor:
+    """``min(1, exp(log_ratio))``, zero at divergent points."""
+    return log_ratio.clamp(max=0.0).exp().masked_fill(diverging, 0.0)
