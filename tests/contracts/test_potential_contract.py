@@ -21,6 +21,7 @@ from pyro_ebm.energies import FunnelEnergy, MLPEnergy, QuarticEnergy
 from pyro_ebm.potentials import (
     EnergyPotential,
     ModelPotential,
+    NoiseConditionalPotential,
     ProximalPotential,
     PyroTarget,
     SumPotential,
@@ -51,6 +52,14 @@ def by_hand(x):
     return (1 + x.square()).sqrt().sum(-1)
 
 
+def blurred(x, sigma):
+    return x.square().sum(-1) / (2 * (1 + sigma.square()))
+
+
+def blurred_image(x, sigma):
+    return blurred(x.flatten(-2), sigma)
+
+
 FACTORIES: dict[type, dict[str, Callable[[], Potential]]] = {
     EnergyPotential: {
         "function": lambda: EnergyPotential(by_hand, 3),
@@ -63,6 +72,10 @@ FACTORIES: dict[type, dict[str, Callable[[], Potential]]] = {
         "schools": lambda: ModelPotential(eight_schools, torch.tensor([3.0, -8.0, 20.0])),
         "scalar": lambda: ModelPotential(one_number),
         "dynamic": lambda: ModelPotential(dynamic_support),
+    },
+    NoiseConditionalPotential: {
+        "function": lambda: NoiseConditionalPotential(blurred, 0.5, 3),
+        "image": lambda: NoiseConditionalPotential(blurred_image, 0.5, (1, 2)),
     },
     ProximalPotential: {"vector": lambda: ProximalPotential(torch.tensor([1.0, -2.0]), 0.5)},
     SumPotential: {
