@@ -1,0 +1,148 @@
+"""HMC: reversible, exact, jittered, and without waiting chains."""
+
+from __future__ import annotations
+
+import math
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+
+from pyro_ebm.kernels import HMC, MALA, hmc
+from pyro_ebm.kernels._hamiltonian import Phase, leapfrog
+from pyro_ebm.kernels._metric import UnitMetric
+from pyro_ebm.potentials.energy import EnergyPotential
+from pyro_ebm.sampling import MCMC
+from tests.kernels.transitions import (
+    CountingPotential,
+    assert_invariant,
+    exact_start,
+    gaussian_potential,
+)
+from tests.statistics import Rejected
+from tests.targets import all_targets, asymmetric_target, gaussian_target
+
+SCALES = torch.linspace(0.1, 1.0, 10)
+
+
+@pytest.mark.parametrize("target", all_targets(), ids=lambda target: target.name)
+def test_leaves_the_law_as_it_is(target):
+    assert_invariant(HMC(step_size=0.6), target, num_chains=10_000, num_draws=5)
+
+
+def test_leapfrog_is_reversible_and_keeps_volume():
+    potential = EnergyPotential(asymmetric_target().energy)
+    dim, stride = potential.dim, torch.full((1, 1), 0.3)
+
+    def leap(both, sign):
+        position, momentum = both[:dim].unsqueeze(0), both[dim:].unsqueeze(0)
+        start = Phase(position, momentum, potential.value_and_grad(position)[1])
+        end, _ = leapfrog(potential, start, sign * stride, UnitMetric())
+        return torch.cat([end.position[0], end.momentum[0]])
+
+    both = torch.randn(2 * dim)
+    torch.testing.assert_close(leap(leap(both, 1.0), -1.0), both, rtol=1e-13, atol=1e-13)
+    small = 1e-6
+    columns = [
+        (leap(both + small * e, 1.0) - leap(both - small * e, 1.0)) / (2 * small)
+        for e in torch.eye(2 * dim)
+    ]
+    assert float(torch.linalg.det(torch.stack(columns))) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_one_leapfrog_is_mala():
+    """With the same noise: both propose the same points and accept the same."""
+    target = asymmetric_target()
+    potential = EnergyPotential(target.energy)
+    kernel, mala = HMC(step_size=0.7, trajectory_length=0.1), MALA(step_size=0.7)
+    reference = exact_start(mala, target, 200)
+    state = kernel.init(potential, reference.position)
+    for _ in range(5):
+        noise = kernel.noise(state, None)
+        move = mala.noise(reference, None)
+        move = move._replace(normal=state.front.momentum, uniform=noise.accept)
+        state, info = kernel.step(potential, state, noise)
+        reference, expected = mala.step(potential, reference, move)
+        torch.testing.assert_close(state.position, reference.position)
+        torch.testing.assert_close(info.acceptance_rate, expected.acceptance_rate)
+        assert bool(info.finished.all())
+
+
+def _accepts_all(log_ratio, diverging):
+    del diverging
+    return torch.ones_like(log_ratio)
+
+
+def _forgets_the_kinetic_energy(potential_energy, momentum):
+    del momentum
+    return potential_energy.double()
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"),
+    [("point_acceptance", _accepts_all), ("total_energy", _forgets_the_kinetic_energy)],
+)
+def test_mistakes_are_rejected(name, mutant, monkeypatch):
+    monkeypatch.setattr(hmc, name, mutant)
+    with pytest.raises(Rejected):
+        assert_invariant(HMC(step_size=0.8), asymmetric_target(), num_chains=10_000, num_draws=5)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_lengths_of_trajectories(jitter):
+    potential = CountingPotential(gaussian_target().energy)
+    kernel = HMC(step_size=0.1, trajectory_length=1.0, jitter=jitter)
+    state = kernel.init(potential, torch.randn(500, potential.dim))
+    lengths = []
+    for _ in range(40):
+        state, info = kernel.step(potential, state, kernel.noise(state, None))
+        lengths.append(info.n_steps[info.finished])
+    lengths = torch.cat(lengths)
+    assert potential.num_gradients == 41
+    shortest, longest = (math.ceil(10 * (1 + sign * jitter) - 1e-9) for sign in (-1, 1))
+    if jitter == 0:
+        assert set(lengths.tolist()) == {10}
+    else:
+        assert int(lengths.min()) == shortest + (jitter > 0)
+        assert int(lengths.max()) == longest
+
+
+def test_trajectories_are_cut_at_the_largest_number_of_steps():
+    potential = gaussian_potential(torch.eye(2))
+    kernel = HMC(potential, step_size=1e-4, max_num_steps=7)
+    mcmc = MCMC(kernel, 3, 0, num_chains=4, disable_progbar=True)
+    mcmc.run()
+    assert bool((mcmc.chains.stats["n_steps"] == 7).all())
+
+
+def _worst_r_hat(jitter):
+    """Of the squares, on coordinates whose periods are commensurate with the trajectory."""
+    potential = gaussian_potential(torch.tensor([1.0, 4.0, 16.0]))
+    mcmc = MCMC(
+        HMC(potential, step_size=0.05, trajectory_length=math.pi, jitter=jitter),
+        100,
+        0,
+        num_chains=20,
+        initial_params={"x": torch.randn(20, 3) / torch.tensor([1.0, 2.0, 4.0])},
+        disable_progbar=True,
+    )
+    mcmc.run()
+    squares = mcmc.get_samples(group_by_chain=True)["x"].square().numpy()
+    return float(np.max(az.rhat(az.convert_to_dataset(squares))["x"].values))
+
+
+def test_jitter_breaks_resonance():
+    """Without it the trajectories come back to where they began, and chains never mix.
+
+    The squares of the slowest coordinate have a lag-one correlation of the mean of
+    ``cos(pi u)^2``: 1 without jitter, 0.5 with ``u`` uniform on [0.5, 1.5].
+    """
+    assert _worst_r_hat(0.0) > 1.5
+    assert _worst_r_hat(0.5) < 1.1
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.0, math.nan])
+def test_wrong_jitters_are_named(jitter):
+    with pytest.raises(ValueError, match="jitter="):
+        HMC(jitter=jitter)
