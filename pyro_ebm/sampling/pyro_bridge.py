@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -15,9 +16,18 @@ from pyro_ebm.core.types import Energy, Info, Kernel, Potential
 from pyro_ebm.potentials.starts import check_starts, finite_starts
 from pyro_ebm.potentials.targets import as_potential
 from pyro_ebm.sampling.kernel_checks import check_kernel
+from pyro_ebm.sampling.pyro_processes import (
+    GivenStarts,
+    is_for_another_process,
+    pack,
+    take_one_thread,
+)
 from pyro_ebm.sampling.recording import RECORD, DrawRecorder
 from pyro_ebm.sampling.warmup import WarmUp
 from pyro_ebm.sampling.watch import EscapeWatch
+
+_NOT_STORED = ("finished", "step_acceptance")
+"""What a step reports that is no statistic of a draw."""
 
 
 class PyroKernel(MCMCKernel):
@@ -40,10 +50,12 @@ class PyroKernel(MCMCKernel):
         check_kernel(kernel, warmup_steps=1)
         self.kernel = kernel
         self.save_warmup = save_warmup
+        self._home = os.getpid()
         self.potential: Potential | None = None
         self.transforms: dict[str, Transform] | None = None
         if self.model is None:
             self._take_potential(as_potential(kernel.target))
+        self._given = GivenStarts()
         self._initial: dict[str, Tensor] | None = None
         self._state: Any = None
 
@@ -67,9 +79,11 @@ class PyroKernel(MCMCKernel):
 
     @initial_params.setter
     def initial_params(self, params: dict[str, Tensor]) -> None:
+        self._given.add(params)
         self._initial = params
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
+        take_one_thread(self._home)
         potential = as_potential(self.kernel.target, *args, **kwargs)
         self._take_potential(potential)
         self._generator = own_generator(None, potential.device)
@@ -80,6 +94,7 @@ class PyroKernel(MCMCKernel):
         self._params: dict[str, Tensor] | None = None
         self._acceptance, self._num_counted = 0.0, 0
         self._divergences: list[int] = []
+        self._initial = self._given.mine(self._home)
         if self._initial is not None:
             check_starts(potential, self._start(self._initial))
 
@@ -91,8 +106,7 @@ class PyroKernel(MCMCKernel):
         info = self._step()
         self._watch.step(self._state, info)
         self._params = self._potential().unflatten(self._state.position[0])
-        stats = {name: value.item() for name, value in info._asdict().items()}
-        del stats["finished"]
+        stats = {k: v.item() for k, v in info._asdict().items() if k not in _NOT_STORED}
         self._recorder.add(stats, self._params)
         self._count(stats)
         return self._params
@@ -110,27 +124,26 @@ class PyroKernel(MCMCKernel):
         }
 
     def cleanup(self) -> None:
-        self._initial = self._state = None
+        self._given, self._initial, self._state = GivenStarts(), None, None
 
     def _take_potential(self, potential: Potential) -> None:
         self.potential = potential
         self.transforms = {name: t.inv for name, t in potential.transforms().items()}
 
     def _step(self) -> Info:
-        if self._warmup_left > 0:
-            self._state, info = self._warm_up.step(self._state)
-            return info
-        return self._draw()
-
-    def _draw(self) -> Info:
-        """Steps of the tuned kernel until the chain has finished a draw."""
-        kernel = self._warm_up.kernel
+        """Steps until the chain has finished a draw, or a transition of warm-up."""
+        move = self._warm_up.step if self._warmup_left > 0 else self._move
         while True:
-            noise = kernel.noise(self._state, self._generator)
-            self._state, info = kernel.step(self._potential(), self._state, noise)
+            self._state, info = move(self._state)
             if bool(info.finished):
-                report: Info = info
-                return report
+                return info
+
+    def _move(self, state: Any) -> tuple[Any, Info]:
+        kernel = self._warm_up.kernel
+        moved: tuple[Any, Info] = kernel.step(
+            self._potential(), state, kernel.noise(state, self._generator)
+        )
+        return moved
 
     def _count(self, stats: dict[str, Any]) -> None:
         is_draw = self._warmup_left == 0
@@ -159,6 +172,9 @@ class PyroKernel(MCMCKernel):
             raise RuntimeError("the kernel is not set up yet: run it in pyro.infer.MCMC.")
         return self.potential
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return pack(self) if is_for_another_process() else super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         return f"PyroKernel({self.kernel!r})"
 
@@ -168,8 +184,13 @@ def as_pyro_kernel(kernel: Kernel[Any, Any], *, save_warmup: bool = False) -> Py
 
     Chains run one after another, each tuned on its own acceptance and variance; with many
     chains use :class:`pyro_ebm.sampling.mcmc.MCMC`, which advances them as one batch. The law
-    is that of the kernel. Randomness comes from torch's global generator, which Pyro seeds for
-    each of its processes.
+    is that of the kernel.
+
+    Where there are more cores than chains Pyro runs each chain in a process of its own, here
+    with one thread and the parameters of the main process. With ``mp_context="spawn"`` the kernel
+    must pickle, with ``"fork"`` it need not. Randomness comes from torch's global generator,
+    which Pyro seeds in each process with the seed of the main process plus the number of the
+    chain: two runs without a new ``pyro.set_rng_seed`` between them give the same draws.
 
     Args:
         kernel: A kernel with a target: a Pyro model, an energy or a potential.
@@ -177,7 +198,8 @@ def as_pyro_kernel(kernel: Kernel[Any, Any], *, save_warmup: bool = False) -> Py
 
     Raises:
         ModelError: If the kernel has no target; in ``MCMC.run`` also if a support depends on a
-            latent value, because Pyro applies one frozen transform to all draws.
+            latent value, because Pyro applies one frozen transform to all draws, and if the
+            target does not pickle for processes that are spawned.
 
     >>> from pyro.infer import MCMC
     >>> from pyro_ebm.energies import QuarticEnergy

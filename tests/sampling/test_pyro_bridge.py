@@ -8,10 +8,11 @@ from pyro.infer import MCMC
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError, StepSizeError
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, Langevin, UnderdampedLangevin
+from pyro_ebm.kernels import HMC, MALA, NUTS, Langevin, UnderdampedLangevin
 from pyro_ebm.potentials import EnergyPotential, ProximalPotential, as_potential
 from pyro_ebm.sampling import as_pyro_kernel
 from tests.statistics import Rejected, assert_chain_means
+from tests.targets import gaussian_target
 
 pytestmark = pytest.mark.filterwarnings("ignore:num_chains=.* is more than available_cpu")
 
@@ -224,3 +225,19 @@ def test_support_that_depends_on_a_latent_value_is_refused():
 
     with pytest.raises(ModelError, match="support"):
         run(as_pyro_kernel(MALA(model)))
+
+
+@pytest.mark.parametrize("kernel", [HMC, NUTS])
+def test_kernels_of_which_a_step_is_no_draw(kernel):
+    """One call of Pyro's is one draw, in warm-up too; the trajectories are tuned."""
+    target = gaussian_target()
+    bridge = as_pyro_kernel(kernel(target.energy), save_warmup=True)
+    mcmc = run(bridge, num_samples=300, warmup_steps=200)
+    record = mcmc.diagnostics()["record"]["chain 0"]
+    assert len(record.stats["n_steps"]) == 300
+    assert len(record.warmup_stats["n_steps"]) == 200
+    assert 0.6 < record.stats["acceptance_rate"].mean() < 0.97
+    assert record.stats["n_steps"].min() >= 1
+    x = mcmc.get_samples()["x"]
+    sd = (target.second_moment - target.mean.square()).sqrt()
+    assert bool(((x.mean(0) - target.mean).abs() < sd).all())
