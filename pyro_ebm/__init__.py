@@ -3,7 +3,9 @@
 from pyro_ebm.diagnostics import to_arviz as to_arviz
 from pyro_ebm.distributions import EnergyDistribution as EnergyDistribution
 from pyro_ebm.energies import MLPEnergy as MLPEnergy
+from pyro_ebm.kernels import HMC as HMC
 from pyro_ebm.kernels import MALA as MALA
+from pyro_ebm.kernels import NUTS as NUTS
 from pyro_ebm.kernels import Langevin as Langevin
 from pyro_ebm.kernels import UnderdampedLangevin as UnderdampedLangevin
 from pyro_ebm.potentials import EnergyPotential as EnergyPotential

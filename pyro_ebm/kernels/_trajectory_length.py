@@ -1,0 +1,136 @@
+"""The length of trajectories that moves chains farthest, found by all of them together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.positions import dot64
+
+UNIT_LENGTH = 2.246705
+"""Longest trajectory on a standard normal, with its share uniform on [0, 1]: the maximum of
+``1 / 2 - sin(2 T) / (4 T)``."""
+
+_FEWEST_CHAINS = 8
+_FIRST_NUM_STEPS = 10.0
+"""Leapfrogs of the first trajectories, while scales are not known."""
+
+_LEARNING_RATE = 0.025
+_MOMENTUM, _DECAY = 0.9, 0.999
+_LARGEST_UPDATE = 0.35
+_MOST_STEPS = 1000.0
+
+
+def criterion_gradient(
+    start: Tensor, end: Tensor, velocity: Tensor, weight: Tensor, time: float
+) -> float:
+    r"""Derivative of the criterion with respect to the log of the trajectory length.
+
+    .. math:: t \sum_c a_c (|\hat z'_c|^2 - |\hat z_c|^2) \hat z'_c \cdot v'_c / \sum_c a_c,
+
+    with hats for the distance from the mean over the chains.
+
+    Args:
+        start: Where the trajectories began, ``(C, dim)``.
+        end: Where they ended, :math:`z'`, weighted by their acceptance.
+        velocity: Velocities there.
+        weight: Acceptance ``(C,)``, some of it above zero.
+        time: Length of the trajectories.
+    """
+    share = (weight / weight.sum()).unsqueeze(-1)
+    end = end - (share * end).sum(dim=0)
+    start = start - start.mean(dim=0)
+    change = dot64(end, end) - dot64(start, start)
+    return time * float((share.squeeze(-1) * change * dot64(end, velocity)).sum())
+
+
+class TrajectoryLengthTuner:
+    """Climbs the criterion by Adam on the log of the length, and averages.
+
+    It takes one step at the end of each trajectory. When warm-up finds scales, lengths are in new
+    units: it starts again from the length that is best for a standard normal.
+    """
+
+    def __init__(self) -> None:
+        self._scale: Tensor | None = None
+        self._log_length = math.nan
+
+    def update(self, kernel: Any, state: Any, info: Any) -> Any:
+        """Take in one leapfrog of all chains.
+
+        Raises:
+            ModelError: If there are fewer than 8 chains.
+        """
+        _check_number(len(state.position))
+        if math.isnan(self._log_length):
+            self._begin(kernel, self._first_length(kernel))
+        elif kernel.scale is not None and self._scale is None:
+            self._begin(kernel, UNIT_LENGTH)
+        if not bool(info.finished.all()):
+            return kernel
+        self._climb(kernel, state, info)
+        return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
+
+    def finish(self, kernel: Any) -> Any:
+        """The kernel with the averaged length."""
+        if math.isnan(self._log_length):
+            return kernel
+        return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_average))
+
+    def _first_length(self, kernel: Any) -> float:
+        if kernel.scale is not None:
+            return UNIT_LENGTH
+        return min(UNIT_LENGTH, _FIRST_NUM_STEPS * float(kernel.step_size))
+
+    def _begin(self, kernel: Any, length: float) -> None:
+        self._scale = kernel.scale
+        self._log_length = self._log_average = math.log(length)
+        self._slope = self._square = 0.0
+        self._count = 0
+
+    def _climb(self, kernel: Any, state: Any, info: Any) -> None:
+        weight = info.acceptance_rate
+        if not bool(weight.sum() > 0):
+            return
+        # The length of this trajectory, rounded up to whole steps.
+        step_size, num_steps = float(info.step_size[0]), float(info.n_steps[0])
+        start, end = (_in_unit_scale(x, kernel.scale) for x in (state.start, state.end.position))
+        gradient = criterion_gradient(start, end, state.end.momentum, weight, step_size * num_steps)
+        self._log_length += self._update(gradient)
+        lowest, highest = math.log(step_size), math.log(_MOST_STEPS * step_size)
+        self._log_length = min(max(self._log_length, lowest), highest)
+        self._log_average += self._count**-0.5 * (self._log_length - self._log_average)
+
+    def _update(self, gradient: float) -> float:
+        """Adam's."""
+        self._count += 1
+        self._slope += (1.0 - _MOMENTUM) * (gradient - self._slope)
+        self._square += (1.0 - _DECAY) * (gradient**2 - self._square)
+        slope = self._slope / (1.0 - _MOMENTUM**self._count)
+        square = self._square / (1.0 - _DECAY**self._count)
+        update = _LEARNING_RATE * slope / (math.sqrt(square) + 1e-8)
+        return min(max(update, -_LARGEST_UPDATE), _LARGEST_UPDATE)
+
+
+def _in_unit_scale(x: Tensor, scale: Tensor | None) -> Tensor:
+    if scale is None:
+        return x
+    scale = scale.to(x)
+    if scale.ndim == 1:
+        return x / scale
+    unit: Tensor = torch.linalg.solve_triangular(scale, x.mT, upper=False).mT
+    return unit
+
+
+def _check_number(num_chains: int) -> None:
+    if num_chains < _FEWEST_CHAINS:
+        raise ModelError(
+            f"ChEESHMC cannot tune its trajectory length on {num_chains} chains: the criterion is "
+            f"an average over chains. Use {_FEWEST_CHAINS} at the least, better 64 and more, give "
+            "it a trajectory_length, or use NUTS."
+        )
