@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
@@ -11,7 +12,7 @@ EXAMPLES = $(patsubst examples/%,%,$(patsubst %.py,%,$(wildcard examples/[a-z]*.
 	$(patsubst %/__main__.py,%,$(wildcard examples/*/__main__.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports doctest smoke docs clean
+.PHONY: help demo test check lint types imports doctest smoke docs bench clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -63,6 +64,20 @@ smoke: $(VENV)/check.stamp
 
 docs: $(VENV)/check.stamp  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# Of its own, because nutpie needs an older ArviZ than the newest that this project supports.
+BENCH := $(VENV)/bench
+
+$(BENCH)/bench.stamp: $(BIN)/python pyproject.toml constraints-bench.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	"The peers need Python >= 3.11, this is " + sys.version + "; try: make PYTHON=/path/to/python bench")'
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet \
+		-c constraints-bench.txt -e '.[bench]'
+	@touch $@
+
+bench: $(BENCH)/bench.stamp  ## Measure pyro_ebm and its peers; results in docs/benchmarks.md
+	$(BENCH)/bin/python -W ignore -m tests.benchmarks $(BENCH_ARGS)
 
 clean:  ## Remove what the other commands made, the virtual environment included
 	rm -rf $(VENV) out docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,120 @@
+"""``python -m tests.benchmarks``: pyro_ebm and its peers on the same machine in one run.
+
+``run`` (the default) measures every engine with its best number of chains and writes
+``docs/benchmarks.md``; ``search`` finds those numbers anew, which takes longer; ``report`` only
+writes the page again. Naming engines or targets measures those and keeps the other results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from tests.benchmarks import growth, report, steps, store
+from tests.benchmarks.processes import Limits, run_worker
+from tests.benchmarks.roster import ENGINES, Engine
+from tests.benchmarks.rows import Row, analysed
+from tests.benchmarks.targets import Target, all_targets
+
+OUT = Path("out/benchmarks")
+RESULTS = OUT / "results.json"
+DEFAULT_CHAINS = 64
+LONGEST_SEARCH = 60.0
+"""Seconds: a search goes on to more chains while they are expected to stay below."""
+SETTINGS = ("runs", "threads", "budget", "timeout")
+
+
+def main() -> None:
+    """Measure and write the page."""
+    arguments = _arguments()
+    # Workers are sessions of their own; the exception ends the one that runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    limits = Limits(*(getattr(arguments, name) for name in SETTINGS))
+    results = store.read(RESULTS) if RESULTS.exists() else store.empty(limits._asdict())
+    if arguments.command != "report" and not (arguments.engines or arguments.targets):
+        fresh = store.empty(limits._asdict())
+        keeps = {"searched": results.searched} if arguments.command == "run" else {}
+        results = fresh._replace(**keeps)
+    results = results._replace(sessions=results.sessions + (arguments.command == "run"))
+    if arguments.command == "search":
+        results = _search(arguments, limits._replace(runs=1), results)
+        store.remember(results.searched)
+    elif arguments.command == "run":
+        results = _run(arguments, limits, results)
+    store.write(results, RESULTS)
+    report.write(results, arguments.docs)
+
+
+def _run(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
+    for target, engine in _pairs(arguments):
+        default = DEFAULT_CHAINS if len(engine.chain_counts) > 1 else engine.chain_counts[0]
+        chains = store.best_chains(engine.key, target.name, default)
+        row = _measured(engine, target, chains, limits)
+        kept = [r for r in results.rows if (r.engine, r.target) != (row.engine, row.target)]
+        results = results._replace(rows=[*kept, row])
+        store.write(results, RESULTS)
+    if not arguments.targets:
+        engines = steps.chosen(arguments.engines)
+        names = {engine.key for engine in engines}
+        kept_speeds = [speed for speed in results.speeds if speed.engine not in names]
+        found = list(steps.measure(engines, limits, OUT / "steps"))
+        results = results._replace(speeds=kept_speeds + found)
+    if not arguments.targets and not arguments.engines:
+        points, failures = growth.measure(limits, OUT / "growth")
+        results = results._replace(points=points, growth_failures=failures)
+    return results
+
+
+def _search(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
+    for target, engine in _pairs(arguments):
+        expected = 0.0
+        for chains in engine.chain_counts:
+            if expected > LONGEST_SEARCH:
+                reason = f"not run: about {expected:.0f} s expected"
+                row = Row(engine.key, target.name, chains, failure=reason)
+            else:
+                row = _measured(engine, target, chains, limits)
+                # Four times as many chains take four times as long once a core is busy.
+                expected = LONGEST_SEARCH + 1 if row.failure else 4 * row.seconds
+            results = results._replace(searched=store.updated(results.searched, row))
+            store.write(results, RESULTS)
+    return results
+
+
+def _pairs(arguments: argparse.Namespace) -> list[tuple[Target, Engine]]:
+    targets = [t for t in all_targets() if not arguments.targets or t.name in arguments.targets]
+    engines = [e for e in ENGINES if not arguments.engines or e.key in arguments.engines]
+    return [(t, e) for t in targets for e in engines if not e.targets or t.name in e.targets]
+
+
+def _measured(engine: Engine, target: Target, chains: int, limits: Limits) -> Row:
+    folder = OUT / "draws"
+    try:
+        row = analysed(run_worker(engine, target, chains, limits, folder), limits.threads)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(report.line(row), flush=True)
+    return row
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", nargs="?", default="run", choices=["run", "search", "report"])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one run of each")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--engines", nargs="*", default=[])
+    parser.add_argument("--targets", nargs="*", default=[])
+    parser.add_argument("--budget", type=float, default=60.0, help="no further run after this")
+    parser.add_argument("--timeout", type=float, default=240.0)
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page goes")
+    arguments = parser.parse_args()
+    arguments.runs = 1 if arguments.quick else arguments.runs
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The goals, and whether the numbers meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tests.benchmarks.roster import OURS, PEERS
+
+NUTS = ("ours_nuts", "ours_nuts_compiled")
+ALL_OURS = tuple(engine.key for engine in OURS)
+EXACT_PEERS = tuple(engine.key for engine in PEERS if engine.is_exact)
+BLACKJAX = ("blackjax_nuts", "blackjax_chees")
+
+
+class Goal(NamedTuple):
+    """The fastest of ``ours`` is at least ``factor`` times the fastest of ``theirs``."""
+
+    text: str
+    target: str
+    ours: Sequence[str]
+    theirs: Sequence[str]
+    factor: float
+
+
+class Verdict(NamedTuple):
+    """What came of a goal. ``ratio`` is None where there is nothing to compare."""
+
+    goal: Goal
+    ratio: float | None
+    ours: str = ""
+    theirs: str = ""
+    note: str = ""
+
+    @property
+    def word(self) -> str:
+        if self.ratio is None:
+            return "not measured"
+        return "met" if self.ratio >= self.goal.factor else "missed"
+
+
+SAMPLING_GOALS = (
+    Goal("NUTS against nutpie", "eight_schools", NUTS, ("nutpie",), 1.0),
+    Goal("NUTS against nutpie", "logistic_regression", NUTS, ("nutpie",), 5.0),
+    Goal("NUTS against NumPyro's NUTS", "eight_schools", NUTS, ("numpyro",), 8.0),
+    Goal("NUTS against NumPyro's NUTS", "logistic_regression", NUTS, ("numpyro",), 8.0),
+    Goal("best kernel against the best of BlackJAX", "gaussian", ALL_OURS, BLACKJAX, 1.0),
+    Goal("NUTS against Pyro's NUTS", "eight_schools", NUTS, ("pyro",), 300.0),
+    Goal("NUTS against Pyro's NUTS", "logistic_regression", NUTS, ("pyro",), 100.0),
+    Goal("best kernel against the best peer", "mlp_2", ALL_OURS, EXACT_PEERS, 3.0),
+    Goal("best kernel against the best peer", "mlp_64", ALL_OURS, EXACT_PEERS, 3.0),
+)
+
+
+def step_goals(chain_counts: Sequence[int]) -> list[Goal]:
+    """Goals of the steps a second, for each number of chains."""
+    langevin, mala = (
+        ("langevin_ours", "langevin_ours_compiled"),
+        ("mala_ours", "mala_ours_compiled"),
+    )
+    goals = []
+    for chains in chain_counts:
+        where = str(chains)
+        goals += [
+            Goal("Langevin against torchebm", where, langevin, ("langevin_torchebm",), 2.0),
+            Goal("Langevin against a JAX scan", where, langevin, ("langevin_jax",), 0.9),
+            Goal("MALA against a JAX scan", where, mala, ("mala_jax",), 0.9),
+        ]
+    return goals
+
+
+def judge(goal: Goal, speeds: Mapping[str, float], reasons: Mapping[str, str]) -> Verdict:
+    """Compare the speeds of the engines that count; ``reasons`` says why others do not."""
+    ours, theirs = _fastest(goal.ours, speeds), _fastest(goal.theirs, speeds)
+    if not ours or not theirs:
+        missing = goal.theirs if ours else goal.ours
+        note = "; ".join(f"{key}: {reasons.get(key, 'not run')}" for key in missing)
+        return Verdict(goal, None, ours, theirs, note)
+    return Verdict(goal, speeds[ours] / speeds[theirs], ours, theirs)
+
+
+def _fastest(keys: Sequence[str], speeds: Mapping[str, float]) -> str:
+    return max((key for key in keys if key in speeds), key=lambda key: speeds[key], default="")
