@@ -20,7 +20,7 @@ from pyro_ebm.kernels._annealing import (
 )
 from pyro_ebm.kernels._metric import Metric
 from pyro_ebm.kernels._metropolis import LangevinState, langevin_init
-from pyro_ebm.kernels._recipe import step_and_metric
+from pyro_ebm.kernels._recipe import known_step_size, step_and_metric
 from pyro_ebm.kernels._tempered import (
     TemperedInfo,
     TemperedMove,
@@ -189,7 +189,7 @@ class AnnealedLangevin(TemperedRecipe):
             step_acceptance=move.acceptance.masked_fill(~stage.moves, 1.0),
             lp=-state.potential_energy,
             acceptance_rate=state.acceptance_sum / stage.num_moves,
-            step_size=torch.full_like(move.acceptance, self.step_size or torch.nan),
+            step_size=torch.zeros_like(move.acceptance) + known_step_size(self),
             diverging=diverging | (stage.finishes & state.has_diverged),
             temperature=torch.full_like(move.acceptance, self.effective_temperature),
         )

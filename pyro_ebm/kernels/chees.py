@@ -155,7 +155,7 @@ class ChEESHMC(Recipe[ChEESState]):
     ) -> tuple[ChEESState, ChEESInfo]:
         metric = metric_of(self.scale, state.front.position)
         # Chains are in lockstep, so that a new step size need not wait for the next trajectory.
-        stride = torch.full_like(state.stride, known_step_size(self))
+        stride = torch.zeros_like(state.stride) + known_step_size(self)
         stride = choose(state.num_steps == 0, stride, state.stride)
         front, potential_energy = leapfrog(potential, state.front, stride, metric)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)

@@ -111,7 +111,7 @@ class SGLD(TemperedRecipe):
             step_acceptance=move.acceptance,
             lp=-state.potential_energy,
             acceptance_rate=move.acceptance,
-            step_size=torch.full_like(move.acceptance, step_size),
+            step_size=torch.zeros_like(move.acceptance) + step_size,
             diverging=move.diverging,
             temperature=torch.full_like(move.acceptance, self.effective_temperature),
         )
