@@ -18,12 +18,15 @@ from torch import Tensor
 
 _FIRST_LEVEL = 2
 
+_FEW_NUMBERS = 2**14
+"""Checkpoints in which selecting slots costs more than looking at all."""
+
 
 def empty_checkpoints(momentum: Tensor, max_tree_depth: int) -> Tensor:
     """Room ``(C, level, 2, dim)`` for the levels inside the largest sub-tree."""
     num_chains, dim = momentum.shape
     num_levels = max(0, max_tree_depth - _FIRST_LEVEL)
-    return momentum.new_zeros(num_chains, num_levels, 2, dim)
+    return momentum.new_zeros(num_levels, 2, dim, num_chains).permute(3, 0, 1, 2)
 
 
 def has_turned(left: Tensor, right: Tensor, momentum_sum: Tensor) -> Tensor:
@@ -44,26 +47,51 @@ def pair_has_turned(left: Tensor, right: Tensor) -> Tensor:
     return (left.square().sum(dim=-1) <= -product) | (right.square().sum(dim=-1) <= -product)
 
 
-# One operation for compilers: the number of sub-trees that end differs from step to step, and a
-# loop over all slots of all chains would take longer than everything else together.
-@torch.library.custom_op("pyro_ebm::subtree_has_turned", mutates_args={"checkpoints"})
 def subtree_has_turned(
     checkpoints: Tensor, leaf: Tensor, depth: Tensor, momentum: Tensor, momentum_sum: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Whether a sub-tree of four or more leaves that ends at the new leaf has turned, ``(C,)``.
 
-    Reads the slots of the sub-trees that end, and writes, in place, those of the sub-trees that
-    begin.
-
     Args:
-        checkpoints: Slots, see :func:`empty_checkpoints`.
+        checkpoints: Slots, see :func:`empty_checkpoints`; may be changed in place.
         leaf: Number ``(C,)`` of the new leaf in the sub-tree that is growing.
         depth: Depth ``(C,)`` of that sub-tree, which has ``2^depth`` leaves when complete.
         momentum: Momentum ``(C, dim)`` of the new leaf.
         momentum_sum: Sum over the leaves so far, the new one included.
+
+    Returns:
+        Whether one has turned, and the slots for the next leaf.
     """
-    level = torch.arange(checkpoints.shape[1], device=leaf.device) + _FIRST_LEVEL
-    last = (1 << level) - 1
+    if checkpoints.numel() <= _FEW_NUMBERS:
+        return turned_in_all_slots(checkpoints, leaf, momentum, momentum_sum)
+    turned = turned_in_used_slots(checkpoints, leaf, depth, momentum, momentum_sum)
+    return turned, checkpoints
+
+
+def turned_in_all_slots(
+    checkpoints: Tensor, leaf: Tensor, momentum: Tensor, momentum_sum: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Look at every slot of every chain, which for few numbers is faster than to select."""
+    last = _last_leaves(checkpoints)
+    place = leaf.unsqueeze(-1) & last
+    inner = torch.sub(momentum_sum, momentum, alpha=0.5)
+    left, before = checkpoints.unbind(dim=2)
+    between = inner.unsqueeze(1) - before
+    turns = (between * left).sum(dim=-1) <= 0
+    turns = turns | ((between * momentum.unsqueeze(1)).sum(dim=-1) <= 0)
+    turned = (turns & (place == last)).any(dim=-1)
+    begins = (place == 0).unsqueeze(-1).unsqueeze(-1)
+    new = torch.stack([momentum, inner], dim=1).unsqueeze(1)
+    return turned, torch.where(begins, new, checkpoints)
+
+
+# One operation for compilers, since the number of sub-trees that end differs from step to step.
+@torch.library.custom_op("pyro_ebm::turned_in_used_slots", mutates_args={"checkpoints"})
+def turned_in_used_slots(
+    checkpoints: Tensor, leaf: Tensor, depth: Tensor, momentum: Tensor, momentum_sum: Tensor
+) -> Tensor:
+    """Read the slots of the sub-trees that end, and write those of the sub-trees that begin."""
+    last = _last_leaves(checkpoints)
     place = leaf.unsqueeze(-1) & last
     inner = torch.sub(momentum_sum, momentum, alpha=0.5)
 
@@ -75,14 +103,21 @@ def subtree_has_turned(
     turned = torch.zeros_like(leaf, dtype=torch.bool)
     turned[chain[turns]] = True
 
-    chain, slot = ((place == 0) & (level <= depth.unsqueeze(-1))).nonzero(as_tuple=True)
+    begins = (place == 0) & (last < (1 << depth).unsqueeze(-1))
+    chain, slot = begins.nonzero(as_tuple=True)
     checkpoints[chain, slot] = torch.stack([momentum[chain], inner[chain]], dim=1)
     return turned
 
 
-@subtree_has_turned.register_fake
+@turned_in_used_slots.register_fake
 def _(
     checkpoints: Tensor, leaf: Tensor, depth: Tensor, momentum: Tensor, momentum_sum: Tensor
 ) -> Tensor:
     del checkpoints, depth, momentum, momentum_sum
     return torch.empty_like(leaf, dtype=torch.bool)
+
+
+def _last_leaves(checkpoints: Tensor) -> Tensor:
+    """``2^level - 1`` of each slot."""
+    level = torch.arange(checkpoints.shape[1], device=checkpoints.device) + _FIRST_LEVEL
+    return (1 << level) - 1

@@ -178,7 +178,8 @@ class NUTS(Recipe[NUTSState]):
 
         leaf = Point(front.position, potential_energy, front.grad)
         subtree = _grown(state.subtree, leaf, front.momentum, log_ratio, noise.leaf)
-        broken = diverging | _subtree_turns(state, front, subtree)
+        turned, checkpoints = _subtree_turns(state, front, subtree)
+        broken = diverging | turned
         num_leaves = state.num_leaves + 1
         ended = broken | (num_leaves == 1 << state.depth)
         merges = ended & ~broken
@@ -196,6 +197,7 @@ class NUTS(Recipe[NUTSState]):
             num_leaves=num_leaves.masked_fill(ended, 0),
             num_steps=state.num_steps + 1,
             acceptance_sum=state.acceptance_sum + acceptance,
+            checkpoints=checkpoints,
         )
         info = _info(moved, finished, acceptance, diverging, full & ~turns)
         turned_round = _turned_round(moved, ended & (noise.direction < 0.5))
@@ -234,14 +236,14 @@ def _grown(
     )
 
 
-def _subtree_turns(state: NUTSState, front: Phase, subtree: Tree) -> Tensor:
-    """Whether a balanced sub-tree that ends at the new leaf has turned."""
+def _subtree_turns(state: NUTSState, front: Phase, subtree: Tree) -> tuple[Tensor, Tensor]:
+    """Whether a balanced sub-tree that ends at the new leaf has turned; the new checkpoints."""
     is_odd = state.num_leaves % 2 == 1
     pair = is_odd & pair_has_turned(state.front.momentum, front.momentum)
-    larger: Tensor = subtree_has_turned(
+    larger, checkpoints = subtree_has_turned(
         state.checkpoints, state.num_leaves, state.depth, front.momentum, subtree.momentum_sum
     )
-    return pair | larger
+    return pair | larger, checkpoints
 
 
 def _merged(tree: Tree, subtree: Tree, merges: Tensor, uniform: Tensor) -> Tree:

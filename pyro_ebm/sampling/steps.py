@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_ebm.core.positions import chains_innermost, fields_like, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
+from pyro_ebm.potentials.holdings import same
 from pyro_ebm.potentials.tracing import ValueAndGrad, flat_graph, same_validation
 
 Step = Callable[[Kernel[Any, Any], Any, Any], tuple[Any, Info]]
@@ -52,7 +54,7 @@ class CompiledSteps:
         self.seconds = 0.0
         self._potential = potential
         self._kernel: Kernel[Any, Any] | None = None
-        self._others: Any = None
+        self._others: tuple[Any, ...] = ()
 
     def __call__(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
         if kernel is not self._kernel:
@@ -64,18 +66,22 @@ class CompiledSteps:
     def _take(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
         """Read the hyper-parameters; compile if others than step size and scale are new."""
         self._tuned = tuned_tensors(kernel, state.position)
-        others = _other_hyperparameters(kernel), state.position.shape, state.position.dtype
-        if others != self._others:
+        others = (*_other_hyperparameters(kernel), *state.position.shape, state.position.dtype)
+        if not same(others, self._others):
             started = time.perf_counter()
             self._compile(kernel, state, noise)
             self.seconds += time.perf_counter() - started
         self._kernel, self._others = kernel, others
 
     def _compile(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
-        potential = _FlatPotential(flat_graph(self._potential.value_and_grad, state.position))
         num_fields = len(tensors_of(state))
+        inputs = [*self._tuned, *tensors_of(state), *tensors_of(noise)]
+        # A step may write to scratch memory, which is not to be that of the chains.
+        examples = [_in_one_layout(field).clone() for field in inputs]
 
-        def step(step_size: Tensor, scale: Tensor, *tensors: Tensor) -> list[Tensor]:
+        def step(
+            potential: Any, step_size: Tensor, scale: Tensor, *tensors: Tensor
+        ) -> list[Tensor]:
             moved, self._info = with_tuned(kernel, step_size, scale).step(
                 potential,
                 fields_like(state, iter(tensors[:num_fields])),
@@ -83,17 +89,29 @@ class CompiledSteps:
             )
             return [*map(_in_one_layout, tensors_of(moved)), *tensors_of(self._info)]
 
-        inputs = [*self._tuned, *tensors_of(state), *tensors_of(noise)]
-        # A step may write to scratch memory, which is not to be that of the chains.
-        examples = [_in_one_layout(field).clone() for field in inputs]
+        watched = _Watched(self._potential)
+        step(watched, *examples)
+        flat = _Flat(flat_graph(self._potential.value_and_grad, watched.asked_for))
         with torch.no_grad(), same_validation():
-            graph = torch.compile(make_fx(step)(*examples), dynamic=False)
+            graph = torch.compile(make_fx(partial(step, flat))(*examples), dynamic=False)
             graph(*examples)
         self._graph = torch.no_grad()(graph)
 
 
-class _FlatPotential(NamedTuple):
-    """The part of a potential that steps use."""
+class _Watched:
+    """A potential that remembers what gradients were asked for."""
+
+    def __init__(self, potential: Potential) -> None:
+        self._potential = potential
+        self.asked_for: Tensor
+
+    def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        self.asked_for = q
+        return self._potential.value_and_grad(q)
+
+
+class _Flat(NamedTuple):
+    """The part of a potential that steps use, as a graph."""
 
     function: ValueAndGrad
 
@@ -125,4 +143,4 @@ def _other_hyperparameters(kernel: Any) -> tuple[Any, ...]:
 
 
 def _in_one_layout(field: Tensor) -> Tensor:
-    return chains_innermost(field) if field.ndim == 2 else field.contiguous()
+    return chains_innermost(field) if field.ndim == 2 else field

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from pyro_ebm.core.checks import StepSizeError
 from pyro_ebm.core.positions import map_fields, select
 from pyro_ebm.core.types import Info, Kernel, Potential, State
 from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
-from pyro_ebm.sampling.plain import attributes, plain, set_attributes
+from pyro_ebm.sampling.plain import attributes, set_attributes
+from pyro_ebm.sampling.steps import Step, eager_steps
 
 OnStep = Callable[[Any, Any], None]
 
@@ -31,7 +32,7 @@ _FEWEST_TO_FREEZE = 50
 """Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
-_NOT_PLAIN = {"kernel", "potential", "generator"}
+_NOT_PLAIN = {"kernel", "potential", "generator", "_step"}
 _PARTS = ("_tuner", "_pooled", "_progress", "_adaptation")
 """What else a warm-up holds: handed over, and objects of their own."""
 
@@ -77,12 +78,18 @@ class WarmUp:
         kernel: The recipe to complete.
         potential: What the chains sample.
         generator: Source of randomness.
+        step: How to move chains; by default as the kernel's ``step`` is written.
     """
 
     def __init__(
-        self, kernel: Kernel[Any, Any], potential: Potential, generator: torch.Generator
+        self,
+        kernel: Kernel[Any, Any],
+        potential: Potential,
+        generator: torch.Generator,
+        step: Step | None = None,
     ) -> None:
         self.kernel, self.potential, self.generator = kernel, potential, generator
+        self._step = eager_steps(potential) if step is None else step
         self._tunes_step_size = kernel.step_size is None
         self._tunes_scale = kernel.scale is None
         self._adaptation = kernel.adaptation()
@@ -139,12 +146,13 @@ class WarmUp:
         return state, info
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the kernel, in plain values that later steps do not change."""
+        """Everything but the kernel; later steps do not change it. It is taken at each step."""
         state = {name: value for name, value in vars(self).items() if name not in _NOT_PLAIN}
+        state["_windows"] = list(self._windows)
         for name in _PARTS:
-            part = getattr(self, name, None)
+            part = state.get(name)
             state[name] = None if part is None else attributes(part)
-        return cast("dict[str, Any]", plain(state))
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, with the kernel of that moment."""
@@ -213,7 +221,7 @@ class WarmUp:
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
             return None
-        start = find_step_size(self.kernel, self.potential, state, self.generator)
+        start = find_step_size(self.kernel, self._step, state, self.generator)
         self._replace(step_size=start)
         if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None
@@ -221,7 +229,7 @@ class WarmUp:
 
     def _move(self, state: Any) -> tuple[Any, Info]:
         noise = self.kernel.noise(state, self.generator)
-        moved, info = self.kernel.step(self.potential, state, noise)
+        moved, info = self._step(self.kernel, state, noise)
         if self._tunes_step_size and not self.kernel.is_adjusted:
             moved = self._metropolis(moved, state, info)
         return moved, info
@@ -272,7 +280,7 @@ class _Progress:
 
 
 def find_step_size(
-    kernel: Kernel[Any, Any], potential: Potential, state: Any, generator: torch.Generator
+    kernel: Kernel[Any, Any], step: Step, state: Any, generator: torch.Generator
 ) -> float:
     """Double or halve the step size until the pooled acceptance crosses the target.
 
@@ -280,12 +288,12 @@ def find_step_size(
         StepSizeError: If no step size between 1e-10 and 1e10 does.
     """
     step_size = kernel.step_size or 1.0
-    acceptance = _acceptance(kernel, potential, state, step_size, generator)
+    acceptance = _acceptance(kernel, step, state, step_size, generator)
     grows = acceptance > kernel.target_accept_prob
     factor = 2.0 if grows else 0.5
     while _SMALLEST < step_size < _LARGEST:
         step_size *= factor
-        acceptance = _acceptance(kernel, potential, state, step_size, generator)
+        acceptance = _acceptance(kernel, step, state, step_size, generator)
         if (acceptance > kernel.target_accept_prob) != grows:
             return step_size if not grows else step_size / factor
     raise StepSizeError(
@@ -303,12 +311,12 @@ def find_step_size(
 
 def _acceptance(
     kernel: Kernel[Any, Any],
-    potential: Potential,
+    step: Step,
     state: Any,
     step_size: float,
     generator: torch.Generator,
 ) -> float:
     trial = dataclasses.replace(kernel, step_size=step_size)  # type: ignore[type-var]  # kernels are dataclasses
     start = trial.restart(state, generator)
-    _, info = trial.step(potential, start, trial.noise(start, generator))
+    _, info = step(trial, start, trial.noise(start, generator))
     return float(info.step_acceptance.mean())

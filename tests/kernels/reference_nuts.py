@@ -57,7 +57,7 @@ def some_subtree_turns(leaves: list[Leaf]) -> bool:
     return False
 
 
-def transition(  # noqa: PLR0912  # as the papers have it
+def transition(  # as the papers have it
     potential: Potential, position: Tensor, momentum: Tensor, step_size: float, uniforms: Tensor
 ) -> Transition:
     """One draw from ``position``; ``uniforms[step]`` holds what the step with that number uses.

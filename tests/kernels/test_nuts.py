@@ -16,8 +16,8 @@ from pyro_ebm.kernels import NUTS, _checkpoints, nuts
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling import MCMC, RecordingNUTS
 from pyro_ebm.sampling.recording import RECORD
-from tests.kernels.reference_nuts import some_subtree_turns, transition
 from tests.kernels.reference_nuts import Leaf as ReferenceLeaf
+from tests.kernels.reference_nuts import some_subtree_turns, transition
 from tests.kernels.transitions import (
     CountingPotential,
     advance,
@@ -76,8 +76,10 @@ def test_the_plain_implementation_sees_long_and_broken_trajectories():
     assert bool((report["n_steps"] + 1 != 2 ** report["tree_depth"]).any())
 
 
-def test_every_balanced_subtree_is_looked_at_and_no_other():
+@pytest.mark.parametrize("few_numbers", [0, 10**9], ids=["used slots", "all slots"])
+def test_every_balanced_subtree_is_looked_at_and_no_other(few_numbers, monkeypatch):
     """Random momenta, leaf by leaf, against all sub-trees of all leaves so far."""
+    monkeypatch.setattr(_checkpoints, "_FEW_NUMBERS", few_numbers)
     num_chains, depth = 40, 6
     momenta = torch.randn(2**depth, num_chains, 2) + 0.5
     checkpoints = _checkpoints.empty_checkpoints(momenta[0], depth + 1)
@@ -87,7 +89,9 @@ def test_every_balanced_subtree_is_looked_at_and_no_other():
     for number, momentum in enumerate(momenta):
         total = total + momentum
         leaf = torch.full((num_chains,), number)
-        turned = _checkpoints.subtree_has_turned(checkpoints, leaf, depths, momentum, total)
+        turned, checkpoints = _checkpoints.subtree_has_turned(
+            checkpoints, leaf, depths, momentum, total
+        )
         if number % 2 == 1:
             turned |= _checkpoints.pair_has_turned(momenta[number - 1], momentum)
         for chain in range(num_chains):
@@ -110,8 +114,8 @@ def test_leaves_other_laws_as_they_are(target):
 
 
 def _looks_at_no_subtree(checkpoints, leaf, depth, momentum, momentum_sum):
-    del checkpoints, depth, momentum, momentum_sum
-    return torch.zeros_like(leaf, dtype=torch.bool)
+    del depth, momentum, momentum_sum
+    return torch.zeros_like(leaf, dtype=torch.bool), checkpoints
 
 
 def _looks_at_no_pair(left, right):

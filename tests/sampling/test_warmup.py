@@ -13,6 +13,7 @@ from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import MALA, Langevin, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling.adaptation import PooledVariance
+from pyro_ebm.sampling.steps import eager_steps
 from pyro_ebm.sampling.walk import tuned_walk, walk
 from pyro_ebm.sampling.warmup import WarmUp, find_step_size, windows
 from tests.sampling.runs import KERNELS, STANDARD, PlainEnergy, cut_short, driver, run
@@ -180,7 +181,7 @@ def test_step_size_found_brackets_the_target(width):
     potential = EnergyPotential(GaussianEnergy(torch.zeros(1), torch.tensor([[width**2]])))
     kernel = MALA()
     state = kernel.init(potential, width * torch.randn(256, 1))
-    step_size = find_step_size(kernel, potential, state, generator())
+    step_size = find_step_size(kernel, eager_steps(potential), state, generator())
     assert 0.3 * width < step_size < 6 * width
     assert math.log2(step_size).is_integer()
 
@@ -209,7 +210,7 @@ def test_no_step_size_at_the_end_of_the_range_is_the_same_error(step_size):
     potential = EnergyPotential(PlainEnergy(lambda x: 0 * x))
     kernel = MALA(step_size=step_size)
     with pytest.raises(StepSizeError, match="stays above"):
-        find_step_size(kernel, potential, kernel.init(potential, torch.zeros(4, 1)), generator())
+        find_step_size(kernel, eager_steps(potential), kernel.init(potential, torch.zeros(4, 1)), generator())
 
 
 def test_walk_is_the_steps_of_the_kernel():

@@ -1,0 +1,126 @@
+"""Compiled steps: the same draws up to rounding, compiled once."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from torch.distributions import Distribution
+
+from pyro_ebm.energies import GaussianEnergy
+from pyro_ebm.kernels import HMC, MALA, NUTS, SGLD, ChEESHMC, ReplicaExchange, UnderdampedLangevin
+from pyro_ebm.potentials.energy import EnergyPotential
+from pyro_ebm.sampling import MCMC, steps
+from pyro_ebm.sampling.steps import CompiledSteps, eager_steps
+from tests.contracts.kernel_rows import FACTORIES
+
+PRECISION = torch.tensor([[1.0, 0.6, 0.0], [0.6, 2.0, 0.3], [0.0, 0.3, 40.0]])
+KERNELS = [
+    MALA(step_size=0.3),
+    HMC(step_size=0.2),
+    NUTS(step_size=0.2),
+    NUTS(step_size=0.2, full_mass=True),
+    UnderdampedLangevin(step_size=0.2),
+]
+
+
+def _potential():
+    return EnergyPotential(GaussianEnergy(torch.zeros(3), precision=PRECISION))
+
+
+def _without_cpp(function, **kwargs):
+    """The graphs, run by Python, which needs no C++ compiler and no time."""
+    del kwargs
+    return function
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    monkeypatch.setattr(steps.torch, "compile", _without_cpp)
+
+
+def _walks(kernel, potential, num_steps):
+    """States of both ways to step, from the same start with the same noise."""
+    generator = torch.Generator().manual_seed(0)
+    start = kernel.init(potential, torch.randn(6, potential.dim), generator)
+    noises = [kernel.noise(start, generator) for _ in range(num_steps)]
+    for step in (eager_steps(potential), CompiledSteps(potential)):
+        state, reports = start, []
+        for noise in noises:
+            state, info = step(kernel, state, noise)
+            reports.append(info)
+        yield state, reports
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_graphs_make_the_same_steps(kernel, interpreted):
+    del interpreted
+    (state, reports), (other, others) = _walks(kernel, _potential(), 60)
+    torch.testing.assert_close(state.position, other.position)
+    for one, two in zip(reports, others, strict=True):
+        assert type(one) is type(two)
+        for field, twin in zip(one, two, strict=True):
+            torch.testing.assert_close(field, twin)
+
+
+@pytest.mark.parametrize("cls", [SGLD, ChEESHMC, ReplicaExchange])
+def test_graphs_of_the_other_kernels(cls, interpreted):
+    del interpreted
+    potential = EnergyPotential(GaussianEnergy.standard((6,)))
+    for factory in FACTORIES[cls].values():
+        (state, _), (other, _) = _walks(factory(), potential, 20)
+        torch.testing.assert_close(state.position, other.position)
+
+
+@pytest.mark.parametrize("kernel", [MALA, NUTS])
+def test_runs_are_the_same_warm_up_included(kernel, interpreted):
+    del interpreted
+    runs = []
+    for compile_ in (False, True):
+        mcmc = MCMC(
+            kernel(_potential()),
+            20,
+            30,
+            num_chains=4,
+            disable_progbar=True,
+            generator=torch.Generator().manual_seed(1),
+            compile=compile_,
+        )
+        mcmc.run()
+        runs.append(mcmc)
+    eager, compiled = runs
+    assert compiled.kernel.step_size == pytest.approx(eager.kernel.step_size, rel=1e-6)
+    torch.testing.assert_close(eager.chains.positions, compiled.chains.positions)
+    assert eager.compile_seconds == 0 < compiled.compile_seconds
+
+
+def test_a_tuned_step_size_compiles_nothing_anew(monkeypatch):
+    graphs = []
+
+    def count(function, **kwargs):
+        graphs.append(function)
+        return _without_cpp(function, **kwargs)
+
+    monkeypatch.setattr(steps.torch, "compile", count)
+    potential = _potential()
+    compiled = CompiledSteps(potential)
+    kernels = [MALA(step_size=0.1), MALA(step_size=0.2), MALA(step_size=0.2, scale=torch.ones(3))]
+    state = kernels[0].init(potential, torch.randn(4, 3))
+    for kernel in kernels:
+        _, info = compiled(kernel, state, kernel.noise(state, None))
+        assert bool((info.step_size == kernel.step_size).all())
+    assert len(graphs) == 1
+    other = UnderdampedLangevin(step_size=0.1, friction=2.0)
+    start = other.init(potential, torch.randn(4, 3))
+    compiled(other, start, other.noise(start, None))
+    assert len(graphs) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.compile
+@pytest.mark.parametrize("kernel", [MALA(step_size=0.3), NUTS(step_size=0.2)], ids=repr)
+def test_compiled_code_makes_the_same_steps(kernel):
+    with pyro.settings.context(validate_distributions_torch=True):
+        (state, _), (other, _) = _walks(kernel, _potential(), 60)
+        assert Distribution._validate_args
+    torch.testing.assert_close(state.position, other.position)
