@@ -70,14 +70,18 @@ def why_no_likelihood(potential: Potential | None) -> str | None:
     model = model_of(potential)
     if model is None:
         return "the target is not a Pyro model"
-    sites = _data_sites(model.prototype)
+    if isinstance(potential, SumPotential):
+        return "the target is a posterior plus another term, so the draws are not its posterior"
     if model.enumerated_names:
         return (
             f"the discrete sites {model.enumerated_names} are summed out, so single data have no "
             "log density of their own"
         )
-    if isinstance(potential, SumPotential):
-        return "the target is a posterior plus another term, so the draws are not its posterior"
+    return _why_not_of_the_data(model)
+
+
+def _why_not_of_the_data(model: ModelPotential) -> str | None:
+    sites = _data_sites(model.prototype)
     if not sites:
         return "the model has no observed sites"
     unnormalised = [name for name, site in sites.items() if not is_normalized(site["fn"])]

@@ -210,7 +210,8 @@ def test_no_step_size_at_the_end_of_the_range_is_the_same_error(step_size):
     potential = EnergyPotential(PlainEnergy(lambda x: 0 * x))
     kernel = MALA(step_size=step_size)
     with pytest.raises(StepSizeError, match="stays above"):
-        find_step_size(kernel, eager_steps(potential), kernel.init(potential, torch.zeros(4, 1)), generator())
+        state = kernel.init(potential, torch.zeros(4, 1))
+        find_step_size(kernel, eager_steps(potential), state, generator())
 
 
 def test_walk_is_the_steps_of_the_kernel():
