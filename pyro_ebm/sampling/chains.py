@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.types import Info, Kernel, Potential, State
+from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.positions import (
+    chains_innermost,
+    choose,
+    fields_like,
+    map_fields,
+    tensors_of,
+)
+from pyro_ebm.core.types import Info, Kernel, Potential
+from pyro_ebm.potentials.starts import is_finite_start
+from pyro_ebm.sampling.plain import plain
 from pyro_ebm.sampling.progress import Progress
+from pyro_ebm.sampling.steps import Step, eager_steps
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.warmup import WarmUp
 from pyro_ebm.sampling.watch import EscapeWatch
@@ -17,10 +28,31 @@ from pyro_ebm.sampling.watch import EscapeWatch
 Hook = Callable[[Any, dict[str, Tensor], str, int], None]
 
 
+class Mark(NamedTuple):
+    """A run between two steps, to go on from.
+
+    Nothing in it changes later but scratch memory of the state, which does not matter to a
+    state that is stepped again (see ``Kernel.step``).
+    """
+
+    kernel: Any
+    state: Any
+    generator: Tensor
+    watch: dict[str, Any]
+    warm_up: dict[str, Any] | None
+    """None once warm-up is over."""
+    num_restarted: int
+    steps: int
+    """Steps of warm-up, or of sampling."""
+    drawn: Tensor | None
+    warmup_drawn: Tensor | None
+
+
 class ChainRun:
     """Chains of one kernel on one potential, advanced as one batch.
 
-    What has been drawn so far is always in ``storage``, whatever stops the run.
+    What has been drawn so far is always in ``storage``, whatever stops the run, and
+    :meth:`state_dict` is always that of a moment between two steps.
 
     Args:
         kernel: Recipe; completed by warm-up.
@@ -30,9 +62,10 @@ class ChainRun:
         warmup_storage: Where the steps of warm-up go, if they are wanted.
         hook: Called after each step with the kernel, the unconstrained values by site, the
             phase and the step.
+        step: How to move chains; by default as the kernel's ``step`` is written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # made in one place
         self,
         kernel: Kernel[Any, Any],
         potential: Potential,
@@ -41,51 +74,156 @@ class ChainRun:
         storage: DrawStorage,
         warmup_storage: DrawStorage | None = None,
         hook: Hook | None = None,
+        step: Step | None = None,
     ) -> None:
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self.storage, self.warmup_storage, self.hook = storage, warmup_storage, hook
         self.num_restarted = 0
+        self._step = eager_steps(potential) if step is None else step
 
-    def run(self, position: Tensor, warmup_steps: int, progress: Progress) -> None:
-        """Warm up from ``position``, then fill the storage."""
-        self._watch, self._progress = EscapeWatch.of_warm_up(position), progress
-        state = self.kernel.init(self.potential, position, self.generator)
-        if warmup_steps:
-            state = self._warm_up(state, warmup_steps)
-            self._watch.look(state)
-        self._watch = EscapeWatch.of_sampling(position, state.position)
-        progress.phase("Sample")
-        self._draw(state)
+    def begin(self, position: Tensor, warmup_steps: int) -> None:
+        """Put the chains at ``position`` and plan the warm-up."""
+        self._start, self._warmup_steps, self._steps = position, warmup_steps, 0
+        self._watch = EscapeWatch.of_warm_up(position)
+        self._state = self.kernel.init(self.potential, chains_innermost(position), self.generator)
+        self._start_energy = self._state.potential_energy
+        self._warm_up: WarmUp | None = self._new_warm_up(self.kernel)
+        self._warm_up.begin(warmup_steps)
+        self._make_mark()
 
-    def _warm_up(self, state: Any, num_steps: int) -> Any:
-        self._progress.phase("Warm-up")
-        warm_up = WarmUp(self.kernel, self.potential, self.generator)
-        steps = iter(range(num_steps))
+    def resume(self, kernel: Any, state_dict: dict[str, Any], warmup_steps: int) -> None:
+        """Go on from what :meth:`state_dict` gave, with the kernel of that moment.
 
-        def on_step(state: State, info: Info) -> None:
-            if self.warmup_storage is not None:
-                self.warmup_storage.record(state, info)
-            self._after_step(state, info, "Warmup", next(steps), self.warmup_storage)
+        Raises:
+            ModelError: If the potential is another one.
+        """
+        recipe, start = self.kernel, state_dict["start"]
+        template = self._first_state(start, state_dict["start_energy"])
+        self._start, self._start_energy = start, state_dict["start_energy"]
+        self._warmup_steps, self._steps = warmup_steps, state_dict["steps"]
+        self.kernel, self.num_restarted = kernel, state_dict["num_restarted"]
+        self._state = fields_like(template, iter(state_dict["state"]))
+        self._watch = EscapeWatch.of_warm_up(start)
+        self._watch.load_state_dict(state_dict["watch"])
+        self._warm_up = None
+        if state_dict["warm_up"] is not None:
+            self._warm_up = self._new_warm_up(recipe)
+            self._warm_up.kernel = kernel
+            self._warm_up.load_state_dict(state_dict["warm_up"])
+        self.storage.load_state_dict(state_dict["storage"])
+        if self.warmup_storage is not None:
+            self.warmup_storage.load_state_dict(state_dict["warmup_storage"])
+        self.generator.set_state(state_dict["generator"])
+        self._make_mark()
 
-        self.kernel, state = warm_up.run(state, num_steps, on_step)
-        self.num_restarted = warm_up.num_restarted
+    def _new_warm_up(self, kernel: Kernel[Any, Any]) -> WarmUp:
+        # A kernel that tunes more than step and scale would be compiled anew at each change.
+        step = self._step if kernel.adaptation() is None else None
+        return WarmUp(kernel, self.potential, self.generator, step)
+
+    def _first_state(self, start: Tensor, energy: Tensor) -> Any:
+        """The state that the run began with, but for what was random in it."""
+        # In the same order as then, since the first evaluation records the graph of a model.
+        is_finite_start(self.potential, start)
+        generator = torch.Generator(start.device).manual_seed(0)
+        state = self.kernel.init(self.potential, chains_innermost(start), generator)
+        tolerance = torch.finfo(start.dtype).eps ** 0.5
+        if not torch.allclose(state.potential_energy, energy, tolerance, tolerance):
+            raise ModelError(
+                f"at the starts of the run that was saved the potential is {energy.tolist()} there "
+                f"and {state.potential_energy.tolist()} here, so that the run cannot be continued: "
+                "give it the same model or energy, with the same parameters."
+            )
         return state
 
-    def _draw(self, state: Any) -> None:
-        step = 0
+    def run(self, progress: Progress, after_step: Callable[[], None] = lambda: None) -> None:
+        """Warm up if that is not done yet, then fill the storage."""
+        self._progress, self._after_each_step = progress, after_step
+        if self._warm_up is not None:
+            self._finish(self._warm_up)
+        progress.phase("Sample", lambda: self._warmup_steps + self.storage.num_transitions())
+        self._draw()
+
+    def _finish(self, warm_up: WarmUp) -> None:
+        self._progress.phase("Warm-up", lambda: warm_up.num_transitions)
+        while not warm_up.is_done:
+            state, info = warm_up.step(self._state)
+            if self.warmup_storage is not None:
+                self.warmup_storage.record(state, info)
+            self.kernel, self.num_restarted = warm_up.kernel, warm_up.num_restarted
+            self._after_step(state, info, "Warmup", self.warmup_storage)
+        if self._warmup_steps:
+            self._watch.look(self._state)
+        self._watch = EscapeWatch.of_sampling(self._start, self._state.position)
+        self._warm_up, self._steps = None, 0
+        self._make_mark()
+
+    def _draw(self) -> None:
         while (left := self.storage.steps_left()) > 0:
             for _ in range(left):
-                noise = self.kernel.noise(state, self.generator)
-                state, info = self.kernel.step(self.potential, state, noise)
+                noise = self.kernel.noise(self._state, self.generator)
+                state, info = self._step(self.kernel, self._state, noise)
+                if (waiting := self.storage.waiting) is not None:
+                    state, info = _held(waiting, self._state, state, info)
                 self.storage.record(state, info)
-                self._after_step(state, info, "Sample", step, self.storage)
-                step += 1
-        self._watch.look(state)
+                self._after_step(state, info, "Sample", self.storage)
+        self._watch.look(self._state)
 
-    def _after_step(
-        self, state: Any, info: Info, phase: str, step: int, storage: DrawStorage | None
-    ) -> None:
+    def _after_step(self, state: Any, info: Info, phase: str, storage: DrawStorage | None) -> None:
+        self._state = state
         self._watch.step(state, info)
+        self._steps += 1
+        self._make_mark()
         self._progress.step(info, storage)
         if self.hook is not None:
-            self.hook(self.kernel, self.potential.unflatten(state.position), phase, step)
+            params = self.potential.unflatten(state.position)
+            self.hook(self.kernel, params, phase, self._steps - 1)
+        self._after_each_step()
+
+    def _make_mark(self) -> None:
+        self._mark = Mark(
+            kernel=self.kernel,
+            state=self._state,
+            generator=self.generator.get_state(),
+            watch=self._watch.state_dict(),
+            warm_up=None if self._warm_up is None else self._warm_up.state_dict(),
+            num_restarted=self.num_restarted,
+            steps=self._steps,
+            drawn=self.storage.count,
+            warmup_drawn=None if self.warmup_storage is None else self.warmup_storage.count,
+        )
+
+    @property
+    def mark(self) -> Mark:
+        """The latest moment between two steps."""
+        return self._mark
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest mark and the draws, in plain values; the kernel goes separately."""
+        mark = self._mark
+        return {
+            "start": self._start,
+            "start_energy": self._start_energy,
+            "num_restarted": mark.num_restarted,
+            "state": tensors_of(mark.state),
+            "generator": mark.generator,
+            "watch": plain(mark.watch),
+            "warm_up": plain(mark.warm_up),
+            "steps": mark.steps,
+            "storage": _stored(self.storage, mark.drawn),
+            "warmup_storage": _stored(self.warmup_storage, mark.warmup_drawn),
+        }
+
+
+def _held(waiting: Tensor, before: Any, after: Any, info: Any) -> tuple[Any, Any]:
+    """The step of all other chains; scratch memory that states share is not copied."""
+    state = map_fields(lambda n, o: n if n is o else choose(waiting, o, n), after, before)
+    moves = ~waiting
+    return state, info._replace(finished=info.finished & moves, diverging=info.diverging & moves)
+
+
+def _stored(storage: DrawStorage | None, count: Tensor | None) -> dict[str, Any] | None:
+    """The draws, counted as at the mark; those that came later are made again."""
+    if storage is None:
+        return None
+    return {"count": None} if count is None else storage.state_dict() | {"count": count}

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.checks import (
-    ModelError,
-    ShapeError,
-    check_count,
-    check_finite,
-)
+from pyro_ebm.core.checks import check_count, check_positive
+from pyro_ebm.core.files import check_writable, write_tensors
 from pyro_ebm.core.randomness import own_generator
 from pyro_ebm.core.types import Chains, Kernel
-from pyro_ebm.potentials.model import ModelPotential
-from pyro_ebm.potentials.starts import check_starts, finite_starts
 from pyro_ebm.potentials.targets import as_potential
 from pyro_ebm.sampling.chains import ChainRun, Hook
+from pyro_ebm.sampling.checkpoint import Checkpoint, SavedRun, content_of
+from pyro_ebm.sampling.fingerprint import of_arguments
 from pyro_ebm.sampling.kernel_checks import check_kernel
 from pyro_ebm.sampling.progress import Progress
+from pyro_ebm.sampling.results import diagnostics_of, resampled
+from pyro_ebm.sampling.starting import starts
+from pyro_ebm.sampling.steps import CompiledSteps, Step
 from pyro_ebm.sampling.storage import DrawStorage
-from pyro_ebm.sampling.summary import site_statistics, summary_table
+from pyro_ebm.sampling.streaming import DrawStore, StreamedStorage, check_free, import_zarr
+from pyro_ebm.sampling.summary import summary_table
+
+_SETTINGS = (
+    "num_samples",
+    "warmup_steps",
+    "num_chains",
+    "thinning",
+    "save_warmup",
+    "compile",
+    "stream_memory",
+)
+"""What a saved run is made again with."""
 
 
 class MCMC:
@@ -52,10 +64,19 @@ class MCMC:
         save_warmup: Keep the steps of warm-up too.
         disable_progbar: Show no progress bar.
         generator: Source of randomness; by default seeded from torch's global one.
+        compile: Compile potential and transition into one graph with ``torch.compile``. Takes some
+            10 to 20 seconds, ``compile_seconds``, and a C++ compiler; pays for long runs.
+        checkpoint: File to save the run to, for :meth:`load`: before the first step, as it goes
+            on, and when it ends, is interrupted or fails. It is whole at any moment.
+        checkpoint_every: Seconds between two saves; more where saving takes more than 1/20 of it.
+        stream: Folder to write the draws to as they are made, a zarr store that
+            ``xarray.open_datatree`` and ArviZ read; they are not kept in memory then.
+        stream_memory: Bytes that draws on their way to the store may take.
 
     Raises:
         ValueError: If a count is below 1.
         ModelError: If the kernel has no target.
+        OSError: If the checkpoint or the store cannot be written, or is there already.
 
     >>> from pyro_ebm.energies import QuarticEnergy
     >>> from pyro_ebm.kernels import MALA
@@ -79,6 +100,11 @@ class MCMC:
         save_warmup: bool = False,
         disable_progbar: bool = False,
         generator: torch.Generator | None = None,
+        compile: bool = False,  # as in torch
+        checkpoint: str | Path | None = None,
+        checkpoint_every: float = 30.0,
+        stream: str | Path | None = None,
+        stream_memory: int = 2**28,
     ) -> None:
         self.kernel = self._recipe = kernel
         self.num_samples = check_count("num_samples", num_samples)
@@ -89,11 +115,82 @@ class MCMC:
         self.initial_params, self.init_strategy = initial_params, init_strategy
         self.hook_fn, self.save_warmup = hook_fn, save_warmup
         self.disable_progbar, self.generator = disable_progbar, generator
+        self.compile = compile
+        self._compiled: CompiledSteps | None = None
         check_kernel(kernel, self.warmup_steps)
-        self.chains: Chains | None = None
+        self._chains: Chains | None = None
         self.warmup_chains: Chains | None = None
         self._samples: dict[str, Tensor] | None = None
         self.num_restarted = 0
+        self._run: ChainRun | None = None
+        self._saved: SavedRun | None = None
+        self.stream = None if stream is None else Path(stream)
+        self.stream_memory = check_count("stream_memory", stream_memory)
+        if self.stream is not None:
+            import_zarr()
+            check_free(self.stream)
+        self._checkpoint: Checkpoint | None = None
+        if checkpoint is not None:
+            path = Path(checkpoint)
+            check_writable(path, None, advice=f"MCMC.load({str(path)!r}, kernel)")
+            self._checkpoint = Checkpoint(
+                path, check_positive("checkpoint_every", checkpoint_every)
+            )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        kernel: Kernel[Any, Any],
+        num_samples: int | None = None,
+        *,
+        hook_fn: Hook | None = None,
+        disable_progbar: bool = False,
+        stream: str | Path | None = None,
+    ) -> MCMC:
+        """A run that was saved, to be continued with ``run(...)`` on the same arguments.
+
+        What follows is the same to the bit as without the stop, on the same versions, threads
+        and device. A run that saved itself as it went goes on doing so, into the same file.
+
+        Args:
+            path: File written by :meth:`save` or by ``checkpoint=``.
+            kernel: The kernel that the run was made with, as it was given to ``MCMC``.
+            num_samples: Draws to keep of each chain, if they shall be more now. Where chains
+                finish draws at different steps, what the fast ones drew after their last one is
+                made anew, so that the new draws are others than those of one longer run.
+            hook_fn: As in ``MCMC``; called for the steps that are still to be made.
+            disable_progbar: As in ``MCMC``.
+            stream: Where the store of draws is now, if it has been moved.
+
+        Raises:
+            FileNotFoundError: If there is no such file, or its store is gone.
+            ModelError: If it is no run or damaged, or the kernel is another one; in
+                ``run(...)``, if the model, the data or the device are.
+            ValueError: If there are to be less draws than before.
+        """
+        saved = SavedRun(Path(path), kernel)
+        settings = saved.settings
+        if num_samples is not None:
+            fewest = settings["num_samples"]
+            settings["num_samples"] = check_count("num_samples", num_samples, minimum=fewest)
+        mcmc = cls(kernel, **settings, hook_fn=hook_fn, disable_progbar=disable_progbar)
+        mcmc._saved, mcmc.stream = saved, saved.stream if stream is None else Path(stream)
+        if saved.seconds is not None:
+            check_writable(saved.path, saved.path, advice="")
+            mcmc._checkpoint = Checkpoint(saved.path, saved.seconds)
+        return mcmc
+
+    def save(self, path: str | Path) -> None:
+        """Save the run, for :meth:`load`; a file that is there is replaced.
+
+        A run that was interrupted or failed is saved as it was between its last two steps, also
+        from inside a hook.
+
+        Raises:
+            RuntimeError: If nothing has been run yet.
+        """
+        write_tensors(Path(path), self._content())
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Sample; arguments go to the Pyro model. A second run tunes anew and replaces the draws.
@@ -103,24 +200,14 @@ class MCMC:
                 infinity.
             StepSizeError: If warm-up finds no step size.
         """
-        self.chains = self.warmup_chains = self._samples = None
+        self._run = self._chains = self.warmup_chains = self._samples = None
         self.kernel = self._recipe
         self.potential = as_potential(self.kernel.target, *args, **kwargs)
-        generator = own_generator(self.generator, self.potential.device)
-        position = self._starts(generator)
-        storage = DrawStorage(self.num_samples, self.thinning)
-        warmup_storage = DrawStorage(self.warmup_steps) if self.save_warmup else None
-        chain_run = ChainRun(
-            self.kernel,
-            self.potential,
-            generator,
-            storage=storage,
-            warmup_storage=warmup_storage,
-            hook=self.hook_fn,
-        )
+        self._arguments = args, kwargs
+        saved, self._saved = self._saved, None
+        self._run = chain_run = self._begun() if saved is None else self._resumed(saved)
         try:
-            with Progress(self._total_steps, disable=self.disable_progbar) as progress:
-                chain_run.run(position, self.warmup_steps, progress)
+            self._advance(chain_run)
         except KeyboardInterrupt:
             if not self._keep(chain_run, is_complete=False):
                 raise
@@ -155,15 +242,7 @@ class MCMC:
             samples = {name: value.flatten(0, 1) for name, value in samples.items()}
         if num_samples is None:
             return samples
-        axis = 1 if group_by_chain else 0
-        available = next(iter(samples.values())).shape[axis]
-        index = torch.randint(
-            available,
-            (check_count("num_samples", num_samples),),
-            generator=self.generator,
-            device="cpu" if self.generator is None else self.generator.device,
-        )
-        return {name: v.index_select(axis, index.to(v.device)) for name, v in samples.items()}
+        return resampled(samples, num_samples, 1 if group_by_chain else 0, self.generator)
 
     def summary(self, prob: float = 0.9) -> None:
         """Print ArviZ's table (rank-normalised R-hat, bulk and tail ESS) and the divergences.
@@ -178,66 +257,117 @@ class MCMC:
 
     def diagnostics(self) -> dict[str, Any]:
         """R-hat and ESS of each site by ArviZ, divergences and acceptance of each chain."""
-        stats = self._drawn().stats
-        diverging, rates = stats["diverging"], stats["acceptance_rate"].mean(dim=1)
-        divergences = {
-            f"chain {c}": row.nonzero().flatten().tolist() for c, row in enumerate(diverging)
-        }
-        rate = {f"chain {c}": float(value) for c, value in enumerate(rates)}
-        table: dict[str, Any] = dict(site_statistics(self._constrained()))
-        return table | {"divergences": divergences, "acceptance rate": rate}
+        return diagnostics_of(self._constrained(), self._drawn().stats)
 
     @property
     def _total_steps(self) -> int:
         return self.warmup_steps + self.num_samples * self.thinning
 
-    def _starts(self, generator: torch.Generator) -> Tensor:
-        potential, num_chains = self.potential, self.num_chains
-        if self.initial_params is not None:
-            return check_starts(potential, self._given_starts(self.initial_params))
-        if self.init_strategy is None:
-            return finite_starts(potential, num_chains, generator)
-        if not isinstance(potential, ModelPotential):
-            raise ModelError(
-                f"init_strategy needs the sites of a Pyro model, but the target is {potential!r}: "
-                "give initial_params instead."
-            )
-        return check_starts(
-            potential, potential.initial_from(self.init_strategy, num_chains, generator)
+    def _new_run(self, generator: torch.Generator) -> ChainRun:
+        return ChainRun(
+            self._recipe,
+            self.potential,
+            generator,
+            storage=self._new_storage(),
+            warmup_storage=DrawStorage(self.warmup_steps) if self.save_warmup else None,
+            hook=self.hook_fn,
+            step=self._new_steps(),
         )
 
-    def _given_starts(self, params: dict[str, Tensor]) -> Tensor:
-        _check_tensors(params)
-        potential = self.potential
-        position = potential.flatten(params).to(potential.device, potential.dtype)
-        wanted = (self.num_chains, potential.dim)
-        if position.ndim == 1 and self.num_chains == 1:
-            position = position.unsqueeze(0)
-        if position.shape != wanted:
-            raise ShapeError(
-                f"initial_params hold positions of shape {tuple(position.shape)}, but {wanted} is "
-                "wanted, (num_chains, dim): give every site a leading axis of num_chains."
-            )
-        return position.detach().clone()
+    def _new_steps(self) -> Step | None:
+        self._compiled = CompiledSteps(self.potential) if self.compile else None
+        return self._compiled
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time that compiling took in the last run."""
+        return 0.0 if self._compiled is None else self._compiled.seconds
+
+    def _new_storage(self) -> DrawStorage:
+        if self.stream is None:
+            return DrawStorage(self.num_samples, self.thinning)
+        store = DrawStore(self.stream, self.potential)
+        return StreamedStorage(self.num_samples, self.thinning, store, self.stream_memory)
+
+    def _begun(self) -> ChainRun:
+        if self.stream is not None:
+            check_free(self.stream)
+        generator = own_generator(self.generator, self.potential.device)
+        position = starts(
+            self.potential,
+            self.num_chains,
+            generator,
+            initial_params=self.initial_params,
+            init_strategy=self.init_strategy,
+        )
+        run = self._new_run(generator)
+        run.begin(position, self.warmup_steps)
+        return run
+
+    def _resumed(self, saved: SavedRun) -> ChainRun:
+        run = self._new_run(torch.Generator(self.potential.device))
+        saved.resume(run, of_arguments(*self._arguments), self.warmup_steps)
+        return run
+
+    def _advance(self, run: ChainRun) -> None:
+        """Run, and save now and then if that is wanted."""
+        checkpoint = self._checkpoint
+        with Progress(self._total_steps, disable=self.disable_progbar) as progress:
+            if checkpoint is None:
+                run.run(progress)
+                return
+            checkpoint.save(self._content)
+            try:
+                run.run(progress, lambda: checkpoint.save_if_due(self._content))
+            finally:
+                checkpoint.save(self._content)
+
+    def _content(self) -> dict[str, Any]:
+        if self._run is None:
+            raise RuntimeError("there is nothing to save yet: call run(...) first.")
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings["stream"] = None if self.stream is None else str(self.stream.absolute())
+        seconds = None if self._checkpoint is None else self._checkpoint.seconds
+        return content_of(
+            self._run, self._recipe, of_arguments(*self._arguments), settings, seconds
+        )
 
     def _keep(self, run: ChainRun, *, is_complete: bool) -> bool:
         """Take over what was drawn; say so if the run was cut short."""
         self.kernel, self.num_restarted = run.kernel, run.num_restarted
-        self.chains = run.storage.chains()
+        run.storage.close()
+        if self.stream is None:
+            self._chains = run.storage.chains()
         if run.warmup_storage is not None:
             self.warmup_chains = run.warmup_storage.chains()
-        if self.chains is not None and not is_complete:
+        num_drawn = run.storage.num_complete
+        if num_drawn and not is_complete:
             warnings.warn(
-                f"the run was cut short: kept {self.chains.positions.shape[1]} of "
-                f"{self.num_samples} draws of each of the {self.num_chains} chains.",
+                f"the run was cut short: kept {num_drawn} of {self.num_samples} draws of each of "
+                f"the {self.num_chains} chains.",
                 stacklevel=3,
             )
-        return self.chains is not None
+        return num_drawn > 0
+
+    @property
+    def chains(self) -> Chains | None:
+        """Draws in unconstrained coordinates and their statistics; None before a run.
+
+        Raises:
+            RuntimeError: If they were streamed.
+        """
+        if self.stream is not None and self._run is not None:
+            raise RuntimeError(
+                f"the draws are not in memory, but in the store {self.stream}: open it with "
+                f"xarray.open_datatree({str(self.stream)!r}, engine='zarr', consolidated=False)."
+            )
+        return self._chains
 
     def _drawn(self) -> Chains:
-        if self.chains is None:
+        chains = self.chains
+        if chains is None:
             raise RuntimeError("there are no draws yet: call run(...) first.")
-        return self.chains
+        return chains
 
     def _constrained(self) -> dict[str, Tensor]:
         positions = self._drawn().positions
@@ -246,18 +376,8 @@ class MCMC:
         return self._samples
 
     def __repr__(self) -> str:
-        drawn = 0 if self.chains is None else self.chains.positions.shape[1]
+        drawn = 0 if self._run is None else self._run.storage.num_complete
         return (
             f"MCMC({self.kernel!r}, num_samples={self.num_samples}, "
             f"warmup_steps={self.warmup_steps}, num_chains={self.num_chains}, drawn={drawn})"
         )
-
-
-def _check_tensors(params: object) -> None:
-    if not isinstance(params, dict) or not all(isinstance(v, Tensor) for v in params.values()):
-        raise ShapeError(
-            f"initial_params is {params!r}, but a dict of tensors is wanted: unconstrained values "
-            "by site, (num_chains, *event) each."
-        )
-    for name, value in params.items():
-        check_finite(f"initial_params[{name!r}]", value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,12 +27,19 @@ class DrawStorage:
         self.thinning = thinning
         self._count: Tensor | None = None
 
+    @property
+    def waiting(self) -> Tensor | None:
+        """Chains ``(C,)`` that must not go on now, or None if all may."""
+        return None
+
     def record(self, state: State, info: Info) -> None:
         """Store the draws of the chains that finished one in this step."""
         stats = info._asdict()
         finished = stats.pop("finished")
+        del stats["step_acceptance"]  # of warm-up, not of a draw
         if self._count is None:
-            self._count = self._allocate(state.position, stats)
+            dtypes = {name: value.dtype for name, value in stats.items()}
+            self._count = self._allocate(state.position, dtypes)
         row = self._row(self._count, finished)
         self._positions[row, self._chain] = state.position
         self._stats[row, self._chain] = torch.stack(
@@ -39,39 +48,104 @@ class DrawStorage:
         # Last, so that an interrupt cannot leave a counted row that is not filled.
         self._count = self._count + finished
 
+    @property
+    def count(self) -> Tensor | None:
+        """Draws of each chain so far ``(C,)``, never changed in place; None before the first."""
+        return self._count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it remembers, in plain values: the rows that are filled, and the count."""
+        if self._count is None:
+            return {"count": None}
+        num_filled = (self._count // self.thinning).clamp(max=self.num_draws)
+        draw = torch.arange(self._first_row(), int(num_filled.max()), device=num_filled.device)
+        is_empty = (draw.unsqueeze(-1) >= num_filled).unsqueeze(-1)
+        rows = draw % self.num_rows
+        return {
+            "num_draws": self.num_draws,
+            "count": self._count,
+            "positions": self._positions[rows].masked_fill(is_empty, 0.0),
+            "stats": self._stats[rows].masked_fill(is_empty, 0.0),
+            "dtypes": {name: str(dtype) for name, dtype in self._dtypes.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, perhaps with room for more draws.
+
+        What chains drew beyond the room that there was then is drawn again.
+        """
+        if state_dict["count"] is None:
+            return
+        positions, stats = state_dict["positions"], state_dict["stats"]
+        dtypes = {name: getattr(torch, dtype[6:]) for name, dtype in state_dict["dtypes"].items()}
+        self._allocate(positions.new_empty(positions.shape[1:]), dtypes)
+        first = self._first_row()
+        rows = torch.arange(first, first + len(positions), device=positions.device) % self.num_rows
+        self._positions[rows], self._stats[rows] = positions, stats
+        self._count = state_dict["count"]
+        if self.num_draws > state_dict["num_draws"]:
+            self._count = self._count.clamp(max=state_dict["num_draws"] * self.thinning)
+
+    def num_transitions(self) -> int:
+        """Transitions that go into the draws so far, on average over the chains."""
+        if self._count is None:
+            return 0
+        return int(self._count.clamp(max=self.num_draws * self.thinning).double().mean())
+
     def steps_left(self) -> int:
         """Least number of further steps that can complete every chain."""
         if self._count is None:
             return self.num_draws * self.thinning
         return self.num_draws * self.thinning - int(self._count.min())
 
+    @property
+    def num_complete(self) -> int:
+        """Draws that every chain has."""
+        if self._count is None:
+            return 0
+        return min(int(self._count.min()) // self.thinning, self.num_draws)
+
+    def close(self) -> None:
+        """End the run, complete or not."""
+
     def chains(self) -> Chains | None:
         """Draws that every chain has, or None before the first."""
-        num = 0 if self._count is None else int(self._count.min()) // self.thinning
-        if num == 0:
-            return None
-        stats = self._stats[:num].transpose(0, 1)
+        num = self.num_complete
+        return self._chains(slice(num)) if num > 0 else None
+
+    def _chains(self, rows: slice | Tensor) -> Chains:
+        stats = self._stats[rows].transpose(0, 1)
         return Chains(
-            positions=self._positions[:num].transpose(0, 1),
+            positions=self._positions[rows].transpose(0, 1),
             stats={
                 name: stats[..., i].to(torch.float64 if dtype.is_floating_point else dtype)
                 for i, (name, dtype) in enumerate(self._dtypes.items())
             },
         )
 
-    def _allocate(self, position: Tensor, stats: dict[str, Tensor]) -> Tensor:
+    def _allocate(self, position: Tensor, dtypes: dict[str, torch.dtype]) -> Tensor:
         num_chains, dim = position.shape
-        self._dtypes = {name: value.dtype for name, value in stats.items()}
-        rows = self.num_draws + 1
+        self._dtypes = dtypes
+        self._plan(num_chains * (dim * position.element_size() + 8 * len(dtypes)))
+        rows = self.num_rows + 1
         self._positions = position.new_empty(rows, num_chains, dim)
         self._stats = torch.empty(
-            rows, num_chains, len(stats), dtype=torch.float64, device=position.device
+            rows, num_chains, len(dtypes), dtype=torch.float64, device=position.device
         )
         self._chain = torch.arange(num_chains, device=position.device)
         return torch.zeros_like(self._chain)
 
+    def _plan(self, bytes_of_row: int) -> None:
+        """Choose the number of rows."""
+        del bytes_of_row
+        self.num_rows = self.num_draws
+
+    def _first_row(self) -> int:
+        """The first draw that is held."""
+        return 0
+
     def _row(self, count: Tensor, finished: Tensor) -> Tensor:
-        spare = self.num_draws
+        spare = self.num_rows
         row = (count // self.thinning).clamp(max=spare)
         keeps = finished & (count % self.thinning == self.thinning - 1)
         return torch.where(keeps, row, spare)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,14 @@ class EscapeWatch:
     def of_sampling(cls, first: Tensor, start: Tensor) -> EscapeWatch:
         """Allow ``1e6 * (1 + max |first start|)``, or 1000 times where warm-up has led to."""
         return cls(start, torch.maximum(1e6 * (1.0 + _largest(first)), 1e3 * _largest(start)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it remembers, in plain values; later steps do not change them."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        vars(self).update(state_dict)
 
     def step(self, state: State, info: Info) -> None:
         """Count one step, and look if it is time to.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.files import read_tensors, write_tensors
 
 _CONTENT = {"energy", "optimizer", "optimizer_class", "generator", "history"}
 
@@ -43,51 +42,9 @@ class TrainingState:
         self.generator_state: Tensor = self.generator.get_state()
 
 
-def check_writable(path: Path, resume: Path | None) -> None:
-    """Refuse a path that no checkpoint can or should be written to, before any work is done.
-
-    Raises:
-        OSError: If the folder is missing or refuses new files, the path is a folder, or there
-            is a file that this training does not continue.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"the checkpoint path {path} is a folder: give a file name in it.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"the checkpoint {path} cannot be written: the folder {path.parent} does not exist. "
-            "Create it first."
-        )
-    if path.exists() and (resume is None or not resume.exists() or not path.samefile(resume)):
-        raise FileExistsError(
-            f"the checkpoint {path} is there already and would be overwritten: continue it with "
-            f"resume={str(path)!r}, give another path, or delete it."
-        )
-    _try_to_write(path)
-
-
-def _try_to_write(path: Path) -> None:
-    partial = _partial(path)
-    try:
-        partial.open("ab").close()
-        partial.unlink()
-    except OSError as error:
-        raise type(error)(
-            f"the checkpoint {path} cannot be written, because the file {partial}, which is later "
-            f"moved there, cannot be made ({error.strerror}). Give a path in a folder that you "
-            "may write to."
-        ) from error
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
-
-
 def save(state: TrainingState, path: Path) -> None:
     """Write the state next to ``path`` and move it there, so that no half file is ever left."""
-    partial = _partial(path)
-    with partial.open("wb") as file:
-        torch.save(_content(state), file)
-    partial.replace(path)
+    write_tensors(path, _content(state))
 
 
 def load(state: TrainingState, path: Path) -> None:
@@ -128,17 +85,10 @@ def _read(path: Path) -> dict[str, Any]:
             f"there is no checkpoint {path} to resume from: check the path, or leave resume out to "
             "start anew."
         )
-    content = _load_archive(path) if zipfile.is_zipfile(path) else None
+    content = read_tensors(path)
     if not isinstance(content, dict) or not content.keys() >= _CONTENT:
         raise ModelError(f"{path} is not a checkpoint of fit_energy: give one to resume from.")
     return content
-
-
-def _load_archive(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path} is not a checkpoint: it cannot be read ({error}).") from error
 
 
 def _tensors(content: dict[str, Any]) -> dict[str, str]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError, check_count, check_data
+from pyro_ebm.core.files import check_writable
+from pyro_ebm.core.interrupts import uninterrupted
 from pyro_ebm.core.randomness import own_generator
 from pyro_ebm.core.types import Objective
-from pyro_ebm.training.checkpoint import TrainingState, check_writable, load, save
-from pyro_ebm.training.interrupts import uninterrupted
+from pyro_ebm.training.checkpoint import TrainingState, load, save
 
 _SECONDS_BETWEEN_SAVES = 10.0
 _STEPS_BETWEEN_REFRESHES = 20
@@ -85,7 +86,8 @@ def fit_energy(  # noqa: PLR0913  # a driver
     batch_size = min(check_count("batch_size", batch_size), len(data))
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
-        check_writable(path, None if resume is None else Path(resume))
+        continued = None if resume is None else Path(resume)
+        check_writable(path, continued, advice=f"resume={str(path)!r}")
     state = TrainingState(
         energy, _optimizer(energy, optimizer), own_generator(generator, data.device)
     )

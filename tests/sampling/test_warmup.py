@@ -209,8 +209,8 @@ def test_no_step_size_is_a_named_error(kernel, energy, reason):
 def test_no_step_size_at_the_end_of_the_range_is_the_same_error(step_size):
     potential = EnergyPotential(PlainEnergy(lambda x: 0 * x))
     kernel = MALA(step_size=step_size)
+    state = kernel.init(potential, torch.zeros(4, 1))
     with pytest.raises(StepSizeError, match="stays above"):
-        state = kernel.init(potential, torch.zeros(4, 1))
         find_step_size(kernel, eager_steps(potential), state, generator())
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyro_ebm.training.interrupts import uninterrupted
+from pyro_ebm.core.interrupts import uninterrupted
 
 
 def _press_ctrl_c():
