@@ -125,7 +125,7 @@ class NUTS(Recipe[NUTSState]):
     ``Info.finished`` and begins the next in the same step. ``MCMC`` keeps a number of draws that
     is fixed beforehand: whoever stops at a time instead keeps too many from short trajectories.
 
-    Energies are compared in float64. The memory is ``(2 * max_tree_depth + 12) * dim`` numbers
+    Energies are compared in float64. The memory is about ``(2 * max_tree_depth + 8) * dim`` numbers
     for each chain.
 
     Args:

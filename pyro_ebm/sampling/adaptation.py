@@ -21,8 +21,9 @@ class DualAveraging:
         \overline{\log \epsilon}_t = t^{-\kappa} \log \epsilon_t
                                      + (1 - t^{-\kappa}) \overline{\log \epsilon}_{t-1}
 
-    with :math:`\mu = \log 10 \epsilon_0`, :math:`\gamma = 0.05`, :math:`t_0 = 10`,
-    :math:`\kappa = 0.75`.
+    with :math:`\mu = \log \epsilon_0`, :math:`\gamma = 0.1`, :math:`t_0 = 10`,
+    :math:`\kappa = 0.75`. Hoffman and Gelman take :math:`\log 10 \epsilon_0` and 0.05: with
+    acceptances that are a transition old, as those of many chains are, the step size would swing.
 
     Args:
         step_size: :math:`\epsilon_0`.

@@ -10,7 +10,7 @@ from pyro_ebm.core.checks import ModelError
 from pyro_ebm.diagnostics import inference_data, model_sites, to_arviz
 from pyro_ebm.diagnostics.container import group
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, UnderdampedLangevin
+from pyro_ebm.kernels import MALA
 from pyro_ebm.potentials import ProximalPotential, as_potential
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.summary import HAS_DATATREE
@@ -185,7 +185,7 @@ def test_a_run_of_a_model_that_observes_sometimes():
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")
 def test_loo_runs_on_a_model_with_plates():
-    mcmc = MCMC(UnderdampedLangevin(schools), 100, 100, num_chains=8, disable_progbar=True)
+    mcmc = MCMC(MALA(schools), 100, 100, num_chains=8, disable_progbar=True)
     mcmc.run()
     data = to_arviz(mcmc)
     result = az.loo(data, pointwise=True)

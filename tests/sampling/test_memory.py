@@ -14,7 +14,8 @@ from pyro_ebm.kernels import HMC, MALA, NUTS, Langevin, UnderdampedLangevin
 from tests.sampling.runs import driver
 
 DIM, CHAINS, DRAWS = 50, 1000, 100
-ENERGY = GaussianEnergy(torch.zeros(DIM), torch.eye(DIM))
+KIND = {"dtype": torch.float64}  # in a process of its own, too
+ENERGY = GaussianEnergy(torch.zeros(DIM, **KIND), torch.eye(DIM, **KIND))
 
 NUMBERS = {
     Langevin: 2 * DIM + 1,
@@ -27,7 +28,7 @@ NUMBERS = {
 
 def made(cls, num_draws):
     depth = {"max_tree_depth": 6} if cls is NUTS else {}
-    kernel = cls(ENERGY, step_size=0.4, scale=torch.ones(DIM), **depth)
+    kernel = cls(ENERGY, step_size=0.4, scale=torch.ones(DIM, **KIND), **depth)
     mcmc = driver(kernel, num_draws, 0, num_chains=CHAINS)
     mcmc.run()
     return mcmc
