@@ -49,40 +49,40 @@ def pair_has_turned(left: Tensor, right: Tensor) -> Tensor:
 
 def subtree_has_turned(
     checkpoints: Tensor, leaf: Tensor, depth: Tensor, momentum: Tensor, momentum_sum: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Whether a sub-tree of four or more leaves that ends at the new leaf has turned, ``(C,)``.
 
     Args:
-        checkpoints: Slots, see :func:`empty_checkpoints`; may be changed in place.
+        checkpoints: Slots, see :func:`empty_checkpoints`; changed in place for the next leaf.
         leaf: Number ``(C,)`` of the new leaf in the sub-tree that is growing.
         depth: Depth ``(C,)`` of that sub-tree, which has ``2^depth`` leaves when complete.
         momentum: Momentum ``(C, dim)`` of the new leaf.
         momentum_sum: Sum over the leaves so far, the new one included.
 
     Returns:
-        Whether one has turned, and the slots for the next leaf.
+        Whether one has turned.
     """
     if checkpoints.numel() <= _FEW_NUMBERS:
         return turned_in_all_slots(checkpoints, leaf, momentum, momentum_sum)
-    turned = turned_in_used_slots(checkpoints, leaf, depth, momentum, momentum_sum)
-    return turned, checkpoints
+    return turned_in_used_slots(checkpoints, leaf, depth, momentum, momentum_sum)
 
 
 def turned_in_all_slots(
     checkpoints: Tensor, leaf: Tensor, momentum: Tensor, momentum_sum: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Look at every slot of every chain, which for few numbers is faster than to select."""
-    last = _last_leaves(checkpoints)
-    place = leaf.unsqueeze(-1) & last
-    inner = torch.sub(momentum_sum, momentum, alpha=0.5)
-    left, before = checkpoints.unbind(dim=2)
-    between = inner.unsqueeze(1) - before
-    turns = (between * left).sum(dim=-1) <= 0
-    turns = turns | ((between * momentum.unsqueeze(1)).sum(dim=-1) <= 0)
-    turned = (turns & (place == last)).any(dim=-1)
-    begins = (place == 0).unsqueeze(-1).unsqueeze(-1)
-    new = torch.stack([momentum, inner], dim=1).unsqueeze(1)
-    return turned, torch.where(begins, new, checkpoints)
+    slots = checkpoints.permute(1, 2, 3, 0)  # as they lie in memory
+    last = _last_leaves(checkpoints).unsqueeze(-1)
+    place = leaf & last
+    right, inner = momentum.mT, torch.sub(momentum_sum, momentum, alpha=0.5).mT
+    left, before = slots.unbind(dim=1)
+    between = inner - before
+    turns = ((between * left).sum(dim=1) <= 0) | ((between * right).sum(dim=1) <= 0)
+    turned = (turns & (place == last)).any(dim=0)
+    begins = (place == 0).unsqueeze(1)
+    left.copy_(torch.where(begins, right, left))
+    before.copy_(torch.where(begins, inner, before))
+    return turned
 
 
 # One operation for compilers, since the number of sub-trees that end differs from step to step.
@@ -119,5 +119,6 @@ def _(
 
 def _last_leaves(checkpoints: Tensor) -> Tensor:
     """``2^level - 1`` of each slot."""
-    level = torch.arange(checkpoints.shape[1], device=checkpoints.device) + _FIRST_LEVEL
+    num_levels, device = checkpoints.shape[1], checkpoints.device
+    level = torch.arange(num_levels, dtype=torch.int32, device=device) + _FIRST_LEVEL
     return (1 << level) - 1

@@ -178,8 +178,7 @@ class NUTS(Recipe[NUTSState]):
 
         leaf = Point(front.position, potential_energy, front.grad)
         subtree = _grown(state.subtree, leaf, front.momentum, log_ratio, noise.leaf)
-        turned, checkpoints = _subtree_turns(state, front, subtree)
-        broken = diverging | turned
+        broken = diverging | _subtree_turns(state, front, subtree)
         num_leaves = state.num_leaves + 1
         ended = broken | (num_leaves == 1 << state.depth)
         merges = ended & ~broken
@@ -197,7 +196,6 @@ class NUTS(Recipe[NUTSState]):
             num_leaves=num_leaves.masked_fill(ended, 0),
             num_steps=state.num_steps + 1,
             acceptance_sum=state.acceptance_sum + acceptance,
-            checkpoints=checkpoints,
         )
         info = _info(moved, finished, acceptance, diverging, full & ~turns)
         turned_round = _turned_round(moved, ended & (noise.direction < 0.5))
@@ -207,7 +205,7 @@ class NUTS(Recipe[NUTSState]):
         momentum = normal_noise(start.position, generator)
         end = Phase(start.position, momentum, start.grad)
         nothing = torch.zeros_like(start.potential_energy, dtype=torch.float64)
-        none = torch.zeros_like(nothing, dtype=torch.int64)
+        none = torch.zeros_like(nothing, dtype=torch.int32)
         step_size = math.nan if self.step_size is None else self.step_size
         return NUTSState(
             tree=Tree(start, momentum, nothing),
@@ -236,14 +234,13 @@ def _grown(
     )
 
 
-def _subtree_turns(state: NUTSState, front: Phase, subtree: Tree) -> tuple[Tensor, Tensor]:
-    """Whether a balanced sub-tree that ends at the new leaf has turned; the new checkpoints."""
+def _subtree_turns(state: NUTSState, front: Phase, subtree: Tree) -> Tensor:
+    """Whether a balanced sub-tree that ends at the new leaf has turned."""
     is_odd = state.num_leaves % 2 == 1
     pair = is_odd & pair_has_turned(state.front.momentum, front.momentum)
-    larger, checkpoints = subtree_has_turned(
+    return pair | subtree_has_turned(
         state.checkpoints, state.num_leaves, state.depth, front.momentum, subtree.momentum_sum
     )
-    return pair | larger, checkpoints
 
 
 def _merged(tree: Tree, subtree: Tree, merges: Tensor, uniform: Tensor) -> Tree:

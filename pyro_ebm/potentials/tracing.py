@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm.potentials.aliasing import separate_results
+from pyro_ebm.potentials.columns import lay_out_columns
 from pyro_ebm.potentials.folding import FoldedFunction
 from pyro_ebm.potentials.merging import merge
 from pyro_ebm.potentials.recording import OperationRecorder, Recording
@@ -156,7 +157,7 @@ def trace(
 
 
 def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
-    """Record ``function`` for use inside code that is compiled as a whole.
+    """Record ``function`` for use inside code that is compiled as a whole, chains innermost.
 
     What the function holds is taken as it is now; tensors that are changed in place are followed.
     """
@@ -166,6 +167,7 @@ def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
             results = function(example)
         recording = recorder.recording(results)
         _improve(recording)
+        lay_out_columns(recording)
         separate_results(recording.graph)
     call: ValueAndGrad = recording.graph_module()
     return call

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, _inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_ebm.core.positions import chains_innermost, fields_like, tensors_of
@@ -55,13 +55,23 @@ class CompiledSteps:
         self._potential = potential
         self._kernel: Kernel[Any, Any] | None = None
         self._others: tuple[Any, ...] = ()
+        self._last: tuple[Any, list[Tensor]] = (None, [])
 
     def __call__(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
         if kernel is not self._kernel:
             self._take(kernel, state, noise)
-        inputs = [*self._tuned, *tensors_of(state), *tensors_of(noise)]
-        outputs = iter(self._graph(*map(_in_one_layout, inputs)))
-        return fields_like(state, outputs), fields_like(self._info, outputs)
+        inputs = [*self._tuned, *self._tensors_of(state), *map(_in_one_layout, tensors_of(noise))]
+        with torch.no_grad():
+            outputs = self._graph(*inputs)
+        remaining = iter(outputs)
+        moved = fields_like(state, remaining)
+        self._last = moved, outputs[: self._num_fields]
+        return moved, fields_like(self._info, remaining)
+
+    def _tensors_of(self, state: Any) -> list[Tensor]:
+        """In the layout of the graph, which what it has returned is in already."""
+        last, tensors = self._last
+        return tensors if state is last else [*map(_in_one_layout, tensors_of(state))]
 
     def _take(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
         """Read the hyper-parameters; compile if others than step size and scale are new."""
@@ -74,7 +84,7 @@ class CompiledSteps:
         self._kernel, self._others = kernel, others
 
     def _compile(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
-        num_fields = len(tensors_of(state))
+        num_fields = self._num_fields = len(tensors_of(state))
         inputs = [*self._tuned, *tensors_of(state), *tensors_of(noise)]
         # A step may write to scratch memory, which is not to be that of the chains.
         examples = [_in_one_layout(field).clone() for field in inputs]
@@ -93,9 +103,9 @@ class CompiledSteps:
         step(watched, *examples)
         flat = _Flat(flat_graph(self._potential.value_and_grad, watched.asked_for))
         with torch.no_grad(), same_validation():
-            graph = torch.compile(make_fx(partial(step, flat))(*examples), dynamic=False)
-            graph(*examples)
-        self._graph = torch.no_grad()(graph)
+            # Unlike torch.compile this asks nothing at every call: the shapes do not change.
+            self._graph = _inductor.compile(make_fx(partial(step, flat))(*examples), examples)
+            self._graph(*examples)
 
 
 class _Watched:

@@ -232,6 +232,8 @@ def test_step_is_a_pure_function(factory):
 
 
 def _owned(state):
+    if hasattr(state, "inner"):
+        return state._replace(inner=_owned(state.inner))
     return state._replace(checkpoints=state.position) if hasattr(state, "checkpoints") else state
 
 

@@ -89,9 +89,7 @@ def test_every_balanced_subtree_is_looked_at_and_no_other(few_numbers, monkeypat
     for number, momentum in enumerate(momenta):
         total = total + momentum
         leaf = torch.full((num_chains,), number)
-        turned, checkpoints = _checkpoints.subtree_has_turned(
-            checkpoints, leaf, depths, momentum, total
-        )
+        turned = _checkpoints.subtree_has_turned(checkpoints, leaf, depths, momentum, total)
         if number % 2 == 1:
             turned |= _checkpoints.pair_has_turned(momenta[number - 1], momentum)
         for chain in range(num_chains):
@@ -114,8 +112,8 @@ def test_leaves_other_laws_as_they_are(target):
 
 
 def _looks_at_no_subtree(checkpoints, leaf, depth, momentum, momentum_sum):
-    del depth, momentum, momentum_sum
-    return torch.zeros_like(leaf, dtype=torch.bool), checkpoints
+    del checkpoints, depth, momentum, momentum_sum
+    return torch.zeros_like(leaf, dtype=torch.bool)
 
 
 def _looks_at_no_pair(left, right):

@@ -28,15 +28,15 @@ def _potential():
     return EnergyPotential(GaussianEnergy(torch.zeros(3), precision=PRECISION))
 
 
-def _without_cpp(function, **kwargs):
+def _without_cpp(graph, examples):
     """The graphs, run by Python, which needs no C++ compiler and no time."""
-    del kwargs
-    return function
+    del examples
+    return graph
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    monkeypatch.setattr(steps.torch, "compile", _without_cpp)
+    monkeypatch.setattr(steps._inductor, "compile", _without_cpp)
 
 
 def _walks(kernel, potential, num_steps):
@@ -97,11 +97,11 @@ def test_runs_are_the_same_warm_up_included(kernel, interpreted):
 def test_a_tuned_step_size_compiles_nothing_anew(monkeypatch):
     graphs = []
 
-    def count(function, **kwargs):
-        graphs.append(function)
-        return _without_cpp(function, **kwargs)
+    def count(graph, examples):
+        graphs.append(graph)
+        return _without_cpp(graph, examples)
 
-    monkeypatch.setattr(steps.torch, "compile", count)
+    monkeypatch.setattr(steps._inductor, "compile", count)
     potential = _potential()
     compiled = CompiledSteps(potential)
     kernels = [MALA(step_size=0.1), MALA(step_size=0.2), MALA(step_size=0.2, scale=torch.ones(3))]
