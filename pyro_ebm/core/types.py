@@ -228,6 +228,11 @@ class Kernel(Protocol[StateT, NoiseT]):
         """Whether a momentum lives on from draw to draw, so that energies change slowly."""
         ...
 
+    @property
+    def shortest_warmup(self) -> int:
+        """Transitions of warm-up that are enough when very many chains pool what they learn."""
+        ...
+
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
     ) -> StateT:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 _FIRST_LEVEL = 2
 
-_FEW_NUMBERS = 2**14
+_FEW_NUMBERS = 2**18
 """Checkpoints in which selecting slots costs more than looking at all."""
 
 
@@ -64,7 +64,8 @@ def subtree_has_turned(
     """
     if checkpoints.numel() <= _FEW_NUMBERS:
         return turned_in_all_slots(checkpoints, leaf, momentum, momentum_sum)
-    return turned_in_used_slots(checkpoints, leaf, depth, momentum, momentum_sum)
+    turned: Tensor = turned_in_used_slots(checkpoints, leaf, depth, momentum, momentum_sum)
+    return turned
 
 
 def turned_in_all_slots(

@@ -35,6 +35,21 @@ class Phase(NamedTuple):
     """Gradients ``(C, dim)``."""
 
 
+class TrajectoryInfo(NamedTuple):
+    """Report of one step; the statistics are those of the trajectory that it ends."""
+
+    finished: Tensor
+    step_acceptance: Tensor
+    lp: Tensor
+    acceptance_rate: Tensor
+    step_size: Tensor
+    diverging: Tensor
+    energy: Tensor
+    """Potential plus kinetic energy that the trajectory began with."""
+    n_steps: Tensor
+    """Leapfrogs, which is gradients, of the trajectory."""
+
+
 def leapfrog(
     potential: Potential, start: Phase, stride: Tensor, metric: Metric
 ) -> tuple[Phase, Tensor]:

@@ -21,6 +21,7 @@ class Recipe(Generic[StateT]):
 
     is_adjusted: ClassVar[bool] = True
     keeps_momentum: ClassVar[bool] = False
+    shortest_warmup: ClassVar[int] = 250
     full_mass = False  # not annotated, so that kernels can make it a hyper-parameter
 
     target: object | None = None

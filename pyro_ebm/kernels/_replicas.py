@@ -51,10 +51,6 @@ class ReplicaState(NamedTuple):
     def grad(self) -> Tensor:
         return coldest(self.inner.grad)
 
-    @property
-    def visited(self) -> Tensor:
-        return coldest(self.inner.visited)
-
 
 class TemperedPotential:
     """``beta U(stretch y)``, with numbers ``(C R,)`` of each replica."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class AnnealedLangevin(TemperedRecipe):
 
     A draw is the end of one complete anneal. The first begins where the chains are put, each of
     the others at a fresh :math:`N(0, \sigma_1^2 C)`, so that draws do not depend on each other and
-    warm-up is of no use: run it with ``warmup_steps=0``. One step is one gradient of every chain;
+    warm-up is of no use: ``MCMC`` makes none by default. One step is one gradient of every chain;
     :attr:`num_steps` of them make a draw, since coming to a level takes one too. In an
     objective or an ``EnergyDistribution`` give that number of steps, or chains return no draw.
 
@@ -101,6 +101,8 @@ class AnnealedLangevin(TemperedRecipe):
     >>> AnnealedLangevin(step_size=0.1, noise_levels=(3.0, 1.0), steps_per_level=20).num_steps
     42
     """
+
+    shortest_warmup: ClassVar[int] = 0
 
     noise_levels: tuple[float, ...] = _NOISE_LEVELS
     steps_per_level: int = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from pyro_ebm.core.types import Adaptation, Potential
 from pyro_ebm.kernels._hamiltonian import (
     Phase,
     Point,
+    TrajectoryInfo,
     is_off,
     leapfrog,
     point_acceptance,
@@ -67,25 +68,6 @@ class ChEESState(NamedTuple):
     def grad(self) -> Tensor:
         return self.draw.grad
 
-    @property
-    def visited(self) -> Tensor:
-        return self.front.position
-
-
-class ChEESInfo(NamedTuple):
-    """Report of one step; the statistics are those of the trajectory that it ends."""
-
-    finished: Tensor
-    step_acceptance: Tensor
-    lp: Tensor
-    acceptance_rate: Tensor
-    step_size: Tensor
-    diverging: Tensor
-    energy: Tensor
-    """Potential plus kinetic energy that the trajectory began with."""
-    n_steps: Tensor
-    """Leapfrogs, which is gradients, of the trajectory."""
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChEESHMC(Recipe[ChEESState]):
@@ -126,6 +108,8 @@ class ChEESHMC(Recipe[ChEESState]):
     True
     """
 
+    shortest_warmup: ClassVar[int] = 100
+
     full_mass: bool = False
     trajectory_length: float | None = None
     max_num_steps: int = 1000
@@ -152,7 +136,7 @@ class ChEESHMC(Recipe[ChEESState]):
 
     def step(
         self, potential: Potential, state: ChEESState, noise: ChEESNoise
-    ) -> tuple[ChEESState, ChEESInfo]:
+    ) -> tuple[ChEESState, TrajectoryInfo]:
         metric = metric_of(self.scale, state.front.position)
         # Chains are in lockstep, so that a new step size need not wait for the next trajectory.
         stride = torch.zeros_like(state.stride) + known_step_size(self)
@@ -168,7 +152,7 @@ class ChEESHMC(Recipe[ChEESState]):
         finished = num_steps >= self._num_steps(state.share, stride)
         last = Point(end.position, potential_energy, end.grad)
         draw = select(finished & (noise.accept < acceptance), last, state.draw)
-        info = ChEESInfo(
+        info = TrajectoryInfo(
             finished=finished,
             step_acceptance=acceptance,
             lp=-draw.potential_energy,

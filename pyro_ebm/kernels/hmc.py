@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._hamiltonian import (
     Phase,
     Point,
+    TrajectoryInfo,
     is_off,
     leapfrog,
     point_acceptance,
@@ -64,21 +65,6 @@ class HMCState(NamedTuple):
         return self.draw.grad
 
 
-class HMCInfo(NamedTuple):
-    """Report of one step; the statistics are those of the trajectory that it ends."""
-
-    finished: Tensor
-    step_acceptance: Tensor
-    lp: Tensor
-    acceptance_rate: Tensor
-    step_size: Tensor
-    diverging: Tensor
-    energy: Tensor
-    """Potential plus kinetic energy that the trajectory began with."""
-    n_steps: Tensor
-    """Leapfrogs, which is gradients, of the trajectory."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HMC(Recipe[HMCState]):
     r"""Hamiltonian Monte Carlo: leaves :math:`e^{-U}` invariant exactly.
@@ -117,6 +103,8 @@ class HMC(Recipe[HMCState]):
     0.2
     """
 
+    shortest_warmup: ClassVar[int] = 50
+
     full_mass: bool = False
     trajectory_length: float = math.pi / 2
     jitter: float = 0.2
@@ -143,7 +131,7 @@ class HMC(Recipe[HMCState]):
 
     def step(
         self, potential: Potential, state: HMCState, noise: HMCNoise
-    ) -> tuple[HMCState, HMCInfo]:
+    ) -> tuple[HMCState, TrajectoryInfo]:
         step_size = known_step_size(self)
         metric = metric_of(self.scale, state.front.position)
         front, potential_energy = leapfrog(potential, state.front, state.stride, metric)
@@ -155,7 +143,7 @@ class HMC(Recipe[HMCState]):
         finished = diverging | (num_steps >= self._num_steps(state))
         end = Point(front.position, potential_energy, front.grad)
         draw = select(finished & (noise.accept < acceptance), end, state.draw)
-        info = HMCInfo(
+        info = TrajectoryInfo(
             finished=finished,
             step_acceptance=acceptance,
             lp=-draw.potential_energy,

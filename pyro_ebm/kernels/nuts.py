@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,6 +146,8 @@ class NUTS(Recipe[NUTSState]):
     >>> NUTS(step_size=0.5, max_tree_depth=8).target_accept_prob
     0.8
     """
+
+    shortest_warmup: ClassVar[int] = 50
 
     full_mass: bool = False
     max_tree_depth: int = 10

@@ -19,7 +19,9 @@ from pyro_ebm.potentials.aliasing import separate_results
 from pyro_ebm.potentials.columns import lay_out_columns
 from pyro_ebm.potentials.folding import FoldedFunction
 from pyro_ebm.potentials.merging import merge
+from pyro_ebm.potentials.orientation import oriented
 from pyro_ebm.potentials.recording import OperationRecorder, Recording
+from pyro_ebm.potentials.rows import share_rows
 from pyro_ebm.potentials.shrinking import shrink
 from pyro_ebm.potentials.simplify import simplify
 from pyro_ebm.potentials.substitution import substitute
@@ -167,9 +169,10 @@ def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
             results = function(example)
         recording = recorder.recording(results)
         _improve(recording)
+        share_rows(recording, len(example))
         lay_out_columns(recording)
         separate_results(recording.graph)
-    call: ValueAndGrad = recording.graph_module()
+        call: ValueAndGrad = oriented(recording.graph_module(), example)
     return call
 
 

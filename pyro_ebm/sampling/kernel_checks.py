@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyro_ebm.core.checks import ModelError, StepSizeError
+from pyro_ebm.core.types import Kernel
 
 _MEMBERS = ("target", "step_size", "scale", "init", "noise", "step")
 
 
-def check_kernel(kernel: object, warmup_steps: int) -> None:
-    """Refuse what is no kernel, a kernel without a target, and one that nothing can tune.
+def check_kernel(kernel: object) -> None:
+    """Refuse what is no kernel, and a kernel without a target.
 
     Raises:
         ModelError: If there is no kernel or no target.
-        StepSizeError: If the step size is open and there is no warm-up.
     """
     if isinstance(kernel, type) or not all(hasattr(kernel, name) for name in _MEMBERS):
         raise ModelError(
@@ -25,8 +27,17 @@ def check_kernel(kernel: object, warmup_steps: int) -> None:
             f"{kernel!r} is a recipe without a target, so there is nothing to sample: give it a "
             f"Pyro model, an energy or a potential, as in {name}(model)."
         )
-    if getattr(kernel, "step_size", None) is None and warmup_steps == 0:
+
+
+def check_tunable(kernel: Kernel[Any, Any], warmup_steps: int) -> None:
+    """Refuse a kernel that nothing can tune.
+
+    Raises:
+        StepSizeError: If the step size is open and there is no warm-up.
+    """
+    if kernel.step_size is None and warmup_steps == 0:
+        or_warm_up = ", or some warm-up" if kernel.shortest_warmup > 0 else ""
         raise StepSizeError(
             f"{kernel!r} has no step size and warmup_steps=0 leaves no room to tune one: give the "
-            "kernel a step_size, or some warm-up."
+            f"kernel a step_size{or_warm_up}."
         )

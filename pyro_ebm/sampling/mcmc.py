@@ -17,15 +17,17 @@ from pyro_ebm.core.types import Chains, Kernel
 from pyro_ebm.potentials.targets import as_potential
 from pyro_ebm.sampling.chains import ChainRun, Hook
 from pyro_ebm.sampling.checkpoint import Checkpoint, SavedRun, content_of
+from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.fingerprint import of_arguments
-from pyro_ebm.sampling.kernel_checks import check_kernel
+from pyro_ebm.sampling.kernel_checks import check_kernel, check_tunable
 from pyro_ebm.sampling.progress import Progress
 from pyro_ebm.sampling.results import diagnostics_of, resampled
 from pyro_ebm.sampling.starting import starts
-from pyro_ebm.sampling.steps import CompiledSteps, Step
+from pyro_ebm.sampling.steps import CompiledSteps
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.streaming import DrawStore, StreamedStorage, check_free, import_zarr
 from pyro_ebm.sampling.summary import summary_table
+from pyro_ebm.sampling.warmup import enough_transitions
 
 _SETTINGS = (
     "num_samples",
@@ -52,7 +54,8 @@ class MCMC:
     Args:
         kernel: A kernel with a target: a Pyro model, an energy or a potential.
         num_samples: Draws to keep of each chain.
-        warmup_steps: Steps of warm-up; by default as many as draws, as in Pyro.
+        warmup_steps: Transitions of warm-up. By default few if there are many chains to learn from:
+            ``kernel.shortest_warmup``, at least, and 20 times as many for a single chain.
         initial_params: Unconstrained starts by site with a leading chain axis (which may be
             missing if there is one chain), as in Pyro.
         num_chains: Number of chains.
@@ -106,18 +109,20 @@ class MCMC:
         stream: str | Path | None = None,
         stream_memory: int = 2**28,
     ) -> None:
+        check_kernel(kernel)
         self.kernel = self._recipe = kernel
         self.num_samples = check_count("num_samples", num_samples)
         self.num_chains = check_count("num_chains", num_chains)
         self.thinning = check_count("thinning", thinning)
-        steps = self.num_samples if warmup_steps is None else warmup_steps
-        self.warmup_steps = check_count("warmup_steps", steps, minimum=0)
+        if warmup_steps is None:
+            warmup_steps = enough_transitions(kernel.shortest_warmup, self.num_chains)
+        self.warmup_steps = check_count("warmup_steps", warmup_steps, minimum=0)
         self.initial_params, self.init_strategy = initial_params, init_strategy
         self.hook_fn, self.save_warmup = hook_fn, save_warmup
         self.disable_progbar, self.generator = disable_progbar, generator
         self.compile = compile
-        self._compiled: CompiledSteps | None = None
-        check_kernel(kernel, self.warmup_steps)
+        self._compiler: Compiler | None = None
+        check_tunable(kernel, self.warmup_steps)
         self._chains: Chains | None = None
         self.warmup_chains: Chains | None = None
         self._samples: dict[str, Tensor] | None = None
@@ -264,30 +269,28 @@ class MCMC:
         return self.warmup_steps + self.num_samples * self.thinning
 
     def _new_run(self, generator: torch.Generator) -> ChainRun:
+        compiler = self._compiler = Compiler() if self.compile else None
         return ChainRun(
             self._recipe,
             self.potential,
             generator,
-            storage=self._new_storage(),
+            storage=self._new_storage(compiler),
             warmup_storage=DrawStorage(self.warmup_steps) if self.save_warmup else None,
             hook=self.hook_fn,
-            step=self._new_steps(),
+            step=None if compiler is None else CompiledSteps(self.potential, compiler),
         )
-
-    def _new_steps(self) -> Step | None:
-        self._compiled = CompiledSteps(self.potential) if self.compile else None
-        return self._compiled
 
     @property
     def compile_seconds(self) -> float:
         """Time that compiling took in the last run."""
-        return 0.0 if self._compiled is None else self._compiled.seconds
+        return 0.0 if self._compiler is None else self._compiler.seconds
 
-    def _new_storage(self) -> DrawStorage:
+    def _new_storage(self, compiler: Compiler | None) -> DrawStorage:
+        room = self.num_samples, self.thinning
         if self.stream is None:
-            return DrawStorage(self.num_samples, self.thinning)
+            return DrawStorage(*room, compiler=compiler)
         store = DrawStore(self.stream, self.potential)
-        return StreamedStorage(self.num_samples, self.thinning, store, self.stream_memory)
+        return StreamedStorage(*room, store, self.stream_memory, compiler=compiler)
 
     def _begun(self) -> ChainRun:
         if self.stream is not None:

@@ -47,7 +47,7 @@ class PyroKernel(MCMCKernel):
     """
 
     def __init__(self, kernel: Kernel[Any, Any], *, save_warmup: bool = False) -> None:
-        check_kernel(kernel, warmup_steps=1)
+        check_kernel(kernel)
         self.kernel = kernel
         self.save_warmup = save_warmup
         self._home = os.getpid()

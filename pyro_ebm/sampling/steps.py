@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, _inductor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
 
-from pyro_ebm.core.positions import chains_innermost, fields_like, tensors_of
+from pyro_ebm.core.positions import fields_like, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.holdings import same
-from pyro_ebm.potentials.tracing import ValueAndGrad, flat_graph, same_validation
+from pyro_ebm.potentials.tracing import ValueAndGrad, flat_graph
+from pyro_ebm.sampling.compiler import Compiler
 
 Step = Callable[[Kernel[Any, Any], Any, Any], tuple[Any, Info]]
 """Moves chains: kernel, state and noise to the next state and the report."""
@@ -33,7 +32,7 @@ def eager_steps(potential: Potential) -> Step:
 
 
 class CompiledSteps:
-    """Steps of which potential and transition are compiled into one graph by ``torch.compile``.
+    """Steps of which potential and transition are compiled into one graph.
 
     The draws are those of the plain steps up to rounding. The step size and the scale are
     arguments of the graph, so that warm-up compiles nothing anew; when other hyper-parameters
@@ -42,17 +41,11 @@ class CompiledSteps:
 
     Args:
         potential: What the chains sample.
-
-    Attributes:
-        seconds: Time that compiling took.
-
-    Raises:
-        RuntimeError: By torch, if there is no C++ compiler.
+        compiler: What compiles.
     """
 
-    def __init__(self, potential: Potential) -> None:
-        self.seconds = 0.0
-        self._potential = potential
+    def __init__(self, potential: Potential, compiler: Compiler) -> None:
+        self._potential, self._compiler = potential, compiler
         self._kernel: Kernel[Any, Any] | None = None
         self._others: tuple[Any, ...] = ()
         self._last: tuple[Any, list[Tensor]] = (None, [])
@@ -61,8 +54,7 @@ class CompiledSteps:
         if kernel is not self._kernel:
             self._take(kernel, state, noise)
         inputs = [*self._tuned, *self._tensors_of(state), *map(_in_one_layout, tensors_of(noise))]
-        with torch.no_grad():
-            outputs = self._graph(*inputs)
+        outputs = self._graph(*inputs)
         remaining = iter(outputs)
         moved = fields_like(state, remaining)
         self._last = moved, outputs[: self._num_fields]
@@ -75,12 +67,11 @@ class CompiledSteps:
 
     def _take(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
         """Read the hyper-parameters; compile if others than step size and scale are new."""
-        self._tuned = tuned_tensors(kernel, state.position)
+        self._tuned = [*map(_in_one_layout, tuned_tensors(kernel, state.position))]
         others = (*_other_hyperparameters(kernel), *state.position.shape, state.position.dtype)
         if not same(others, self._others):
-            started = time.perf_counter()
-            self._compile(kernel, state, noise)
-            self.seconds += time.perf_counter() - started
+            with self._compiler.timed():
+                self._compile(kernel, state, noise)
         self._kernel, self._others = kernel, others
 
     def _compile(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
@@ -102,10 +93,7 @@ class CompiledSteps:
         watched = _Watched(self._potential)
         step(watched, *examples)
         flat = _Flat(flat_graph(self._potential.value_and_grad, watched.asked_for))
-        with torch.no_grad(), same_validation():
-            # Unlike torch.compile this asks nothing at every call: the shapes do not change.
-            self._graph = _inductor.compile(make_fx(partial(step, flat))(*examples), examples)
-            self._graph(*examples)
+        self._graph = self._compiler(partial(step, flat), examples)
 
 
 class _Watched:
@@ -153,4 +141,5 @@ def _other_hyperparameters(kernel: Any) -> tuple[Any, ...]:
 
 
 def _in_one_layout(field: Tensor) -> Tensor:
-    return chains_innermost(field) if field.ndim == 2 else field
+    """Chains innermost, whatever else there is."""
+    return field.movedim(0, -1).contiguous().movedim(-1, 0) if field.ndim > 1 else field

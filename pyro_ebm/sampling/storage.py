@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.positions import chains_innermost
 from pyro_ebm.core.types import Chains, Info, State
+from pyro_ebm.sampling.compiler import Compiler, TensorFunction
 
 
 class DrawStorage:
@@ -20,12 +22,16 @@ class DrawStorage:
     Args:
         num_draws: Draws to keep of each chain.
         thinning: Keep every ``thinning``-th.
+        compiler: Compiles what is done at each step, if that is wanted.
     """
 
-    def __init__(self, num_draws: int, thinning: int = 1) -> None:
-        self.num_draws = num_draws
-        self.thinning = thinning
+    def __init__(
+        self, num_draws: int, thinning: int = 1, *, compiler: Compiler | None = None
+    ) -> None:
+        self.num_draws, self.thinning = num_draws, thinning
+        self._compiler = compiler
         self._count: Tensor | None = None
+        self._fill: TensorFunction | None = None
 
     @property
     def waiting(self) -> Tensor | None:
@@ -40,13 +46,31 @@ class DrawStorage:
         if self._count is None:
             dtypes = {name: value.dtype for name, value in stats.items()}
             self._count = self._allocate(state.position, dtypes)
-        row = self._row(self._count, finished)
-        self._positions[row, self._chain] = state.position
-        self._stats[row, self._chain] = torch.stack(
-            [value.double() for value in stats.values()], dim=-1
+        tensors = (
+            *(self._positions, self._stats, self._count),
+            *(chains_innermost(state.position), finished, *stats.values()),
         )
-        # Last, so that an interrupt cannot leave a counted row that is not filled.
-        self._count = self._count + finished
+        if self._fill is None:
+            self._fill = self._filled
+            if self._compiler is not None:
+                self._fill = self._compiler(self._filled, tensors)
+        # An interrupt cannot leave a counted row that is not filled.
+        (self._count,) = self._fill(*tensors)
+
+    def _filled(  # flat, for the compiler
+        self,
+        positions: Tensor,
+        stats: Tensor,
+        count: Tensor,
+        position: Tensor,
+        finished: Tensor,
+        *values: Tensor,
+    ) -> list[Tensor]:
+        """Write a row of each chain that finished; the new count."""
+        row = self._row(count, finished)
+        positions[row, self._chain] = position
+        stats[row, self._chain] = torch.stack([value.double() for value in values], dim=-1)
+        return [count + finished]
 
     @property
     def count(self) -> Tensor | None:
@@ -146,6 +170,8 @@ class DrawStorage:
 
     def _row(self, count: Tensor, finished: Tensor) -> Tensor:
         spare = self.num_rows
+        if self.thinning == 1:  # no divisions, which take longer than all else here
+            return torch.where(finished, count.clamp(max=spare), spare)
         row = (count // self.thinning).clamp(max=spare)
         keeps = finished & (count % self.thinning == self.thinning - 1)
         return torch.where(keeps, row, spare)

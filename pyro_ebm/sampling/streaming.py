@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_ebm.core.types import Chains, Potential
+from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.summary import to_numbers, to_numpy
 
@@ -115,10 +116,19 @@ class StreamedStorage(DrawStorage):
         thinning: Keep every ``thinning``-th.
         store: Where blocks go.
         memory: Bytes that the ring may take.
+        compiler: As of :class:`DrawStorage`.
     """
 
-    def __init__(self, num_draws: int, thinning: int, store: DrawStore, memory: int) -> None:
-        super().__init__(num_draws, thinning)
+    def __init__(
+        self,
+        num_draws: int,
+        thinning: int,
+        store: DrawStore,
+        memory: int,
+        *,
+        compiler: Compiler | None = None,
+    ) -> None:
+        super().__init__(num_draws, thinning, compiler=compiler)
         self.store, self._memory = store, memory
         self._num_written = 0
         self._limit: int | None = None

@@ -32,6 +32,9 @@ _FEWEST_TO_FREEZE = 50
 """Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
+_ONE_CHAIN = 20
+"""How much longer than the shortest the warm-up of a single chain is."""
+
 _NOT_PLAIN = {"kernel", "potential", "generator", "_step"}
 _PARTS = ("_tuner", "_pooled", "_progress", "_adaptation")
 """What else a warm-up holds: handed over, and objects of their own."""
@@ -60,6 +63,18 @@ def windows(num_transitions: int) -> list[Window]:
         left, size = left - size, 2 * size
     ends = Window(first, estimates_scale=False), Window(last, estimates_scale=False)
     return [window for window in (ends[0], *slow, ends[1]) if window.num_transitions > 0]
+
+
+def enough_transitions(shortest: int, num_chains: int) -> int:
+    """Length of warm-up by default: 20 times the shortest for one chain, less the more pool.
+
+    What is pooled, variances and acceptances, has errors as ``1 / sqrt(chains * transitions)``;
+    what is not, the way from the starts to the bulk of the target, sets the shortest.
+
+    >>> [enough_transitions(50, num_chains) for num_chains in (1, 4, 16, 64, 1024)]
+    [1000, 354, 125, 50, 50]
+    """
+    return max(shortest, math.ceil(_ONE_CHAIN * shortest / math.pow(num_chains, 0.75)))
 
 
 class WarmUp:

@@ -318,8 +318,11 @@ def test_warm_up_moves_the_chains_and_the_draws_begin_anew():
     mcmc = MCMC(kernel, 3, warmup_steps=3, num_chains=50, disable_progbar=True)
     mcmc.run()
     assert mcmc.get_samples()["x"].shape == (150, 1)
+    recipe = AnnealedLangevin(_conditional(0.01))
+    with pytest.raises(StepSizeError, match=r"give the kernel a step_size\.$"):
+        MCMC(recipe, 3, num_chains=4)
     with pytest.raises(StepSizeError, match="warm-up cannot tune one"):
-        MCMC(AnnealedLangevin(_conditional(0.01)), 3, num_chains=4, disable_progbar=True).run()
+        MCMC(recipe, 3, warmup_steps=3, num_chains=4, disable_progbar=True).run()
 
 
 def test_as_many_steps_as_an_anneal_takes_make_a_draw_of_a_distribution():

@@ -13,7 +13,7 @@ from pyro.infer import Predictive
 from pyro.infer.autoguide import init_to_sample
 
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, UnderdampedLangevin
+from pyro_ebm.kernels import MALA, NUTS, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.model import ModelPotential
 from tests.sampling.runs import (
@@ -246,9 +246,12 @@ def test_hook_sees_every_step_in_unconstrained_space():
     torch.testing.assert_close(mcmc.get_samples(group_by_chain=True)["scale"], kept.exp())
 
 
-def test_warm_up_is_as_long_as_the_run_unless_said():
-    mcmc = driver(MALA(STANDARD), 7, None)
-    assert mcmc.warmup_steps == 7
+@pytest.mark.parametrize(
+    ("kernel", "num_chains", "length"),
+    [(MALA, 1, 5000), (MALA, 64, 250), (NUTS, 1, 1000), (NUTS, 16, 125), (NUTS, 64, 50)],
+)
+def test_warm_up_is_the_shorter_the_more_chains_learn_together(kernel, num_chains, length):
+    assert driver(kernel(STANDARD), 7, None, num_chains=num_chains).warmup_steps == length
 
 
 def test_repr_says_what_it_is():

@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import HMC, MALA, NUTS, SGLD, ChEESHMC, ReplicaExchange, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
-from pyro_ebm.sampling import MCMC, steps
+from pyro_ebm.sampling import MCMC, compiler
+from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.steps import CompiledSteps, eager_steps
 from tests.contracts.kernel_rows import FACTORIES
 
@@ -28,15 +29,15 @@ def _potential():
     return EnergyPotential(GaussianEnergy(torch.zeros(3), precision=PRECISION))
 
 
-def _without_cpp(graph, examples):
+def _without_cpp(graph, examples, options):
     """The graphs, run by Python, which needs no C++ compiler and no time."""
-    del examples
+    del examples, options
     return graph
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    monkeypatch.setattr(steps._inductor, "compile", _without_cpp)
+    monkeypatch.setattr(compiler._inductor, "compile", _without_cpp)
 
 
 def _walks(kernel, potential, num_steps):
@@ -44,7 +45,7 @@ def _walks(kernel, potential, num_steps):
     generator = torch.Generator().manual_seed(0)
     start = kernel.init(potential, torch.randn(6, potential.dim), generator)
     noises = [kernel.noise(start, generator) for _ in range(num_steps)]
-    for step in (eager_steps(potential), CompiledSteps(potential)):
+    for step in (eager_steps(potential), CompiledSteps(potential, Compiler())):
         state, reports = start, []
         for noise in noises:
             state, info = step(kernel, state, noise)
@@ -97,13 +98,13 @@ def test_runs_are_the_same_warm_up_included(kernel, interpreted):
 def test_a_tuned_step_size_compiles_nothing_anew(monkeypatch):
     graphs = []
 
-    def count(graph, examples):
+    def count(graph, examples, options):
         graphs.append(graph)
-        return _without_cpp(graph, examples)
+        return _without_cpp(graph, examples, options)
 
-    monkeypatch.setattr(steps._inductor, "compile", count)
+    monkeypatch.setattr(compiler._inductor, "compile", count)
     potential = _potential()
-    compiled = CompiledSteps(potential)
+    compiled = CompiledSteps(potential, Compiler())
     kernels = [MALA(step_size=0.1), MALA(step_size=0.2), MALA(step_size=0.2, scale=torch.ones(3))]
     state = kernels[0].init(potential, torch.randn(4, 3))
     for kernel in kernels:
@@ -124,3 +125,25 @@ def test_compiled_code_makes_the_same_steps(kernel):
         (state, _), (other, _) = _walks(kernel, _potential(), 60)
         assert Distribution._validate_args
     torch.testing.assert_close(state.position, other.position)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of TorchInductor
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        NUTS(_potential(), full_mass=True),
+        ReplicaExchange(NUTS(_potential()), num_replicas=2, smallest_beta=0.5),
+    ],
+    ids=repr,
+)
+def test_compiled_runs_draw_what_eager_ones_do(kernel):
+    """Everything at once: states of any shape, tuned scales, storage."""
+    runs = []
+    for compiles in (False, True):
+        pyro.set_rng_seed(0)
+        runs.append(MCMC(kernel, 5, 20, num_chains=16, compile=compiles, disable_progbar=True))
+        runs[-1].run()
+    eager, compiled = (run.chains for run in runs)
+    torch.testing.assert_close(eager.positions, compiled.positions, rtol=1e-3, atol=1e-3)
+    assert torch.equal(eager.stats["diverging"], compiled.stats["diverging"])

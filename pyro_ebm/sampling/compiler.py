@@ -1,0 +1,62 @@
+"""Compile functions of tensors whose shapes do not change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, _inductor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_ebm.potentials.tracing import same_validation
+
+TensorFunction = Callable[..., list[Tensor]]
+"""Takes tensors, returns tensors, may write to those that it takes."""
+
+_WORTH_THREADS = 2**15
+"""Numbers in the largest tensor from which loops are split over threads, as in torch itself."""
+
+
+class Compiler:
+    """Trace a function and hand the graph to TorchInductor.
+
+    Unlike ``torch.compile`` nothing is asked at every call: what the function holds is taken as
+    it is now (tensors that are changed in place are followed), and shapes, types and layouts must
+    stay those of the examples, or the call fails.
+
+    Attributes:
+        seconds: Time that compiling took so far.
+
+    Raises:
+        RuntimeError: By torch, if there is no C++ compiler.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, function: TensorFunction, examples: Sequence[Tensor]) -> TensorFunction:
+        """The compiled function; ``function`` is called once, with the examples."""
+        with self.timed(), torch.no_grad(), same_validation():
+            graph = make_fx(function)(*examples)
+            compiled = _inductor.compile(graph, list(examples), options=_options(graph))
+        without_grad: TensorFunction = torch.no_grad()(compiled)
+        return without_grad
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time that passes inside, too, but only once."""
+        started, before = time.perf_counter(), self.seconds
+        try:
+            yield
+        finally:
+            self.seconds = before + time.perf_counter() - started
+
+
+def _options(graph: fx.GraphModule) -> dict[str, Any]:
+    values = (node.meta.get("val") for node in graph.graph.nodes)
+    largest = max(value.numel() for value in values if isinstance(value, Tensor))
+    # Threads that wait for each other at every loop cost more than a small loop itself.
+    return {} if largest >= _WORTH_THREADS else {"cpp.threads": 1}
