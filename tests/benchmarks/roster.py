@@ -29,12 +29,17 @@ class Engine(NamedTuple):
 _OURS = ("pyro-ebm", "torch", "pyro-ppl")
 _JAX = ("jax", "jaxlib")
 
+_MANY = (256, 1024)
+"""What compiled kernels are made for; the search tries these alone."""
+
 OURS = (
-    Engine("ours_nuts", "pyro_ebm NUTS", "ours:nuts", _OURS),
-    Engine("ours_nuts_compiled", "pyro_ebm NUTS, compiled", "ours:nuts_compiled", _OURS),
-    Engine("ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS),
-    Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS),
-    Engine("ours_mala_compiled", "pyro_ebm MALA, compiled", "ours:mala_compiled", _OURS),
+    Engine("ours_nuts", "pyro_ebm NUTS", "ours:nuts", _OURS, _MANY),
+    Engine("ours_nuts_compiled", "pyro_ebm NUTS, compiled", "ours:nuts_compiled", _OURS, _MANY),
+    Engine(
+        "ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS, _MANY
+    ),
+    Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS, _MANY),
+    Engine("ours_mala_compiled", "pyro_ebm MALA, compiled", "ours:mala_compiled", _OURS, _MANY),
 )
 
 PEERS = (

@@ -40,7 +40,7 @@ def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) ->
     make = partial(getattr(kernels, kernel), what)
     with timed() as first:
         # The first run of a process imports what torch imports late; peers compile here.
-        _driver(make(), 4, 10, {"thinning": 1}).run(*args)
+        _driver(make(), 16, 10, {"thinning": 1}).run(*args)
 
     def run(seed: int) -> Run:
         pyro.set_rng_seed(seed)
