@@ -20,6 +20,7 @@ from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.starts import is_finite_start
 from pyro_ebm.sampling.plain import plain
 from pyro_ebm.sampling.progress import Progress
+from pyro_ebm.sampling.ranks import OneProcess, Ranks
 from pyro_ebm.sampling.steps import Step, eager_steps
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.warmup import WarmUp
@@ -63,6 +64,7 @@ class ChainRun:
         hook: Called after each step with the kernel, the unconstrained values by site, the
             phase and the step.
         step: How to move chains; by default as the kernel's ``step`` is written.
+        ranks: Processes that have chains of the same run.
     """
 
     def __init__(  # noqa: PLR0913  # made in one place
@@ -75,7 +77,9 @@ class ChainRun:
         warmup_storage: DrawStorage | None = None,
         hook: Hook | None = None,
         step: Step | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = OneProcess() if ranks is None else ranks
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self.storage, self.warmup_storage, self.hook = storage, warmup_storage, hook
         self.num_restarted = 0
@@ -119,7 +123,7 @@ class ChainRun:
     def _new_warm_up(self, kernel: Kernel[Any, Any]) -> WarmUp:
         # A kernel that tunes more than step and scale would be compiled anew at each change.
         step = self._step if kernel.adaptation() is None else None
-        return WarmUp(kernel, self.potential, self.generator, step)
+        return WarmUp(kernel, self.potential, self.generator, step, self._ranks)
 
     def _first_state(self, start: Tensor, energy: Tensor) -> Any:
         """The state that the run began with, but for what was random in it."""

@@ -21,6 +21,7 @@ from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.fingerprint import of_arguments
 from pyro_ebm.sampling.kernel_checks import check_kernel, check_tunable
 from pyro_ebm.sampling.progress import Progress
+from pyro_ebm.sampling.ranks import gathered, ranks_of_a_run, sources
 from pyro_ebm.sampling.results import diagnostics_of, resampled
 from pyro_ebm.sampling.starting import starts
 from pyro_ebm.sampling.steps import CompiledSteps
@@ -75,9 +76,14 @@ class MCMC:
         stream: Folder to write the draws to as they are made, a zarr store that
             ``xarray.open_datatree`` and ArviZ read; they are not kept in memory then.
         stream_memory: Bytes that draws on their way to the store may take.
+        distributed: Share the chains among the ranks of ``torch.distributed``'s default process
+            group, each of which makes the same calls. Warm-up pools over all; at the end every
+            rank has the draws of all chains. If the run is cut short each keeps its own.
 
     Raises:
-        ValueError: If a count is below 1.
+        ValueError: If a count is below 1, the chains cannot be shared evenly, or a distributed run
+            is to be saved or streamed.
+        RuntimeError: If there is no process group.
         ModelError: If the kernel has no target.
         OSError: If the checkpoint or the store cannot be written, or is there already.
 
@@ -108,6 +114,7 @@ class MCMC:
         checkpoint_every: float = 30.0,
         stream: str | Path | None = None,
         stream_memory: int = 2**28,
+        distributed: bool = False,
     ) -> None:
         check_kernel(kernel)
         self.kernel = self._recipe = kernel
@@ -118,10 +125,14 @@ class MCMC:
             warmup_steps = enough_transitions(kernel.shortest_warmup, self.num_chains)
         self.warmup_steps = check_count("warmup_steps", warmup_steps, minimum=0)
         self.initial_params, self.init_strategy = initial_params, init_strategy
-        self.hook_fn, self.save_warmup = hook_fn, save_warmup
+        self.hook_fn, self.save_warmup, self.compile = hook_fn, save_warmup, compile
         self.disable_progbar, self.generator = disable_progbar, generator
-        self.compile = compile
         self._compiler: Compiler | None = None
+        self._ranks = ranks_of_a_run(
+            self.num_chains,
+            distributed=distributed,
+            keeps_files=bool(checkpoint or stream or save_warmup),
+        )
         check_tunable(kernel, self.warmup_steps)
         self._chains: Chains | None = None
         self.warmup_chains: Chains | None = None
@@ -278,6 +289,7 @@ class MCMC:
             warmup_storage=DrawStorage(self.warmup_steps) if self.save_warmup else None,
             hook=self.hook_fn,
             step=None if compiler is None else CompiledSteps(self.potential, compiler),
+            ranks=self._ranks,
         )
 
     @property
@@ -295,16 +307,16 @@ class MCMC:
     def _begun(self) -> ChainRun:
         if self.stream is not None:
             check_free(self.stream)
-        generator = own_generator(self.generator, self.potential.device)
+        common, own = sources(self._ranks, own_generator(self.generator, self.potential.device))
         position = starts(
             self.potential,
             self.num_chains,
-            generator,
+            common,
             initial_params=self.initial_params,
             init_strategy=self.init_strategy,
         )
-        run = self._new_run(generator)
-        run.begin(position, self.warmup_steps)
+        run = self._new_run(own)
+        run.begin(position.chunk(self._ranks.size)[self._ranks.rank], self.warmup_steps)
         return run
 
     def _resumed(self, saved: SavedRun) -> ChainRun:
@@ -315,7 +327,8 @@ class MCMC:
     def _advance(self, run: ChainRun) -> None:
         """Run, and save now and then if that is wanted."""
         checkpoint = self._checkpoint
-        with Progress(self._total_steps, disable=self.disable_progbar) as progress:
+        is_hidden = self.disable_progbar or self._ranks.rank > 0
+        with Progress(self._total_steps, disable=is_hidden) as progress:
             if checkpoint is None:
                 run.run(progress)
                 return
@@ -328,6 +341,10 @@ class MCMC:
     def _content(self) -> dict[str, Any]:
         if self._run is None:
             raise RuntimeError("there is nothing to save yet: call run(...) first.")
+        if self._ranks.size > 1:
+            raise RuntimeError(
+                "a distributed run cannot be saved: save what to_arviz(mcmc) returns."
+            )
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings["stream"] = None if self.stream is None else str(self.stream.absolute())
         seconds = None if self._checkpoint is None else self._checkpoint.seconds
@@ -343,6 +360,8 @@ class MCMC:
             self._chains = run.storage.chains()
         if run.warmup_storage is not None:
             self.warmup_chains = run.warmup_storage.chains()
+        if is_complete and self._chains is not None:
+            self._chains = gathered(self._ranks, self._chains)
         num_drawn = run.storage.num_complete
         if num_drawn and not is_complete:
             warnings.warn(

@@ -15,6 +15,7 @@ from pyro_ebm.core.positions import map_fields, select
 from pyro_ebm.core.types import Info, Kernel, Potential, State
 from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
 from pyro_ebm.sampling.plain import attributes, set_attributes
+from pyro_ebm.sampling.ranks import OneProcess, Ranks
 from pyro_ebm.sampling.steps import Step, eager_steps
 
 OnStep = Callable[[Any, Any], None]
@@ -32,10 +33,12 @@ _FEWEST_TO_FREEZE = 50
 """Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
+_ALONE = OneProcess()
+
 _ONE_CHAIN = 20
 """How much longer than the shortest the warm-up of a single chain is."""
 
-_NOT_PLAIN = {"kernel", "potential", "generator", "_step"}
+_NOT_PLAIN = {"kernel", "potential", "generator", "_step", "_ranks"}
 _PARTS = ("_tuner", "_pooled", "_progress", "_adaptation")
 """What else a warm-up holds: handed over, and objects of their own."""
 
@@ -94,6 +97,8 @@ class WarmUp:
         potential: What the chains sample.
         generator: Source of randomness.
         step: How to move chains; by default as the kernel's ``step`` is written.
+        ranks: Processes that have chains of the same run. What is pooled is pooled over all of
+            them, so that all tune the same kernel.
     """
 
     def __init__(
@@ -102,7 +107,9 @@ class WarmUp:
         potential: Potential,
         generator: torch.Generator,
         step: Step | None = None,
+        ranks: Ranks = _ALONE,
     ) -> None:
+        self._ranks = ranks
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self._step = eager_steps(potential) if step is None else step
         self._tunes_step_size = kernel.step_size is None
@@ -150,10 +157,12 @@ class WarmUp:
             state = self._open_window(self._windows.pop(0), state)
         state, info = self._move(state)
         if self._adaptation is not None:
-            self.kernel = self._adaptation.update(self.kernel, state, info)
+            everywhere: list[Any] = [state, info]
+            everywhere = [map_fields(self._ranks.gather, part) for part in everywhere]
+            self.kernel = self._adaptation.update(self.kernel, *everywhere)
         self._accepted = self._accepted + info.step_acceptance
         self._num_steps += 1
-        self._progress.add(info)
+        self._progress.add(info, self._ranks)
         if self._progress.has_transition:
             self._tune(state)
         if self._progress.num_transitions >= self._window_length:
@@ -191,7 +200,7 @@ class WarmUp:
         self._pooled = pooled(dim, device)
         self._accepted = torch.zeros_like(state.potential_energy, dtype=torch.float64)
         self._num_steps = 0
-        self._progress = _Progress(len(state.position))
+        self._progress = _Progress(len(state.position) * self._ranks.size)
         return self.kernel.restart(state, self.generator)
 
     def _tune(self, state: Any) -> None:
@@ -199,7 +208,7 @@ class WarmUp:
         if self._tuner is not None:
             self._replace(step_size=self._tuner.update(acceptance))
         if self._estimates_scale:
-            self._pooled.update(state.position)
+            self._pooled.update(self._ranks.gather(state.position))
 
     def _close_window(self, state: Any) -> Any:
         self._num_transitions += self._progress.num_transitions
@@ -236,7 +245,7 @@ class WarmUp:
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
             return None
-        start = find_step_size(self.kernel, self._step, state, self.generator)
+        start = find_step_size(self.kernel, self._step, state, self.generator, self._ranks)
         self._replace(step_size=start)
         if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None
@@ -268,10 +277,10 @@ class _Progress:
         self._num_finished = self._num_taken = 0
         self._acceptance, self._num_points = 0.0, 0
 
-    def add(self, info: Info) -> None:
+    def add(self, info: Info, ranks: Ranks) -> None:
         # One transfer from the device for both numbers.
         sums = torch.stack([info.step_acceptance.sum(), info.finished.sum(dtype=torch.float64)])
-        acceptance, finished = sums.tolist()
+        acceptance, finished = ranks.gather(sums.unsqueeze(0)).sum(dim=0).tolist()
         self._acceptance += acceptance
         self._num_points += self._num_chains
         self._num_finished += int(finished)
@@ -295,7 +304,11 @@ class _Progress:
 
 
 def find_step_size(
-    kernel: Kernel[Any, Any], step: Step, state: Any, generator: torch.Generator
+    kernel: Kernel[Any, Any],
+    step: Step,
+    state: Any,
+    generator: torch.Generator,
+    ranks: Ranks = _ALONE,
 ) -> float:
     """Double or halve the step size until the pooled acceptance crosses the target.
 
@@ -303,12 +316,12 @@ def find_step_size(
         StepSizeError: If no step size between 1e-10 and 1e10 does.
     """
     step_size = kernel.step_size or 1.0
-    acceptance = _acceptance(kernel, step, state, step_size, generator)
+    acceptance = _acceptance(kernel, step, state, step_size, generator, ranks)
     grows = acceptance > kernel.target_accept_prob
     factor = 2.0 if grows else 0.5
     while _SMALLEST < step_size < _LARGEST:
         step_size *= factor
-        acceptance = _acceptance(kernel, step, state, step_size, generator)
+        acceptance = _acceptance(kernel, step, state, step_size, generator, ranks)
         if (acceptance > kernel.target_accept_prob) != grows:
             return step_size if not grows else step_size / factor
     raise StepSizeError(
@@ -330,8 +343,9 @@ def _acceptance(
     state: Any,
     step_size: float,
     generator: torch.Generator,
+    ranks: Ranks,
 ) -> float:
     trial = dataclasses.replace(kernel, step_size=step_size)  # type: ignore[type-var]  # kernels are dataclasses
     start = trial.restart(state, generator)
     _, info = step(trial, start, trial.noise(start, generator))
-    return float(info.step_acceptance.mean())
+    return float(ranks.gather(info.step_acceptance).mean())

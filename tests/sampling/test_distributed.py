@@ -1,0 +1,71 @@
+"""Chains in two processes: one tuned kernel, all draws everywhere, the right law."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_ebm.kernels import MALA
+from pyro_ebm.sampling import MCMC
+from tests.sampling.distributed_run import COVARIANCE, ENERGY, KERNELS
+from tests.statistics import Rejected, assert_chain_means, assert_independent_chains
+
+ROOT = Path(__file__).parents[2]
+every_kernel = pytest.mark.parametrize("name", KERNELS)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What both ranks have saved."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    program = ["-m", "tests.sampling.distributed_run", str(folder)]
+    command = [sys.executable, "-W", "ignore", "-m", *launcher, *program]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(2)]
+
+
+@every_kernel
+def test_all_ranks_tune_the_same_kernel_and_have_all_draws(ranks, name):
+    first, second = (rank[name] for rank in ranks)
+    assert first["step_size"] == second["step_size"] is not None
+    assert first["length"] == second["length"]
+    assert torch.equal(first["scale"], second["scale"])
+    assert first["draws"].shape == (64, 60, 2)
+    assert torch.equal(first["draws"], second["draws"])
+    assert first["diverging"].dtype == torch.bool
+    assert first["diverging"].shape == (64, 60)
+
+
+@every_kernel
+def test_the_ranks_draw_from_the_law_and_not_the_same_numbers(ranks, name):
+    draws = ranks[0][name]["draws"].double()
+    centred = draws - ENERGY.loc
+    assert_chain_means(draws, ENERGY.loc)
+    assert_chain_means(centred[..., 0] * centred[..., 1], COVARIANCE[0, 1])
+    assert_chain_means(centred.square(), COVARIANCE.diagonal())
+    assert_independent_chains(draws)
+    with pytest.raises(Rejected):  # as it would be if both ranks had one seed
+        assert_independent_chains(torch.cat([draws[:32], draws[:32]]))
+
+
+@every_kernel
+def test_what_is_tuned_is_what_one_process_would_tune(ranks, name):
+    torch.manual_seed(1)
+    mcmc = MCMC(KERNELS[name], 2, num_chains=64, disable_progbar=True)
+    mcmc.run()
+    tuned = ranks[0][name]
+    assert tuned["step_size"] == pytest.approx(mcmc.kernel.step_size, rel=0.5)
+    torch.testing.assert_close(tuned["scale"], mcmc.kernel.scale, rtol=0.3, atol=0.0)
+
+
+def test_there_must_be_a_group():
+    with pytest.raises(RuntimeError, match=r"init_process_group.*torchrun"):
+        MCMC(MALA(ENERGY), 2, distributed=True)
