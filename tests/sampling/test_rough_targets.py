@@ -22,7 +22,14 @@ KERNELS = {
         NUTS(max_tree_depth=6), target=target, num_replicas=3, smallest_beta=0.3
     ),
 }
-every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+FAST = {"MALA", "NUTS"}
+every_kernel = pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(kernel, id=name, marks=[] if name in FAST else pytest.mark.slow)
+        for name, kernel in KERNELS.items()
+    ],
+)
 NUM_CHAINS = 32
 
 
