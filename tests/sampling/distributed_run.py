@@ -12,8 +12,10 @@ from pyro_ebm import MCMC
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import MALA, NUTS, ChEESHMC
 
-COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]])
-ENERGY = GaussianEnergy(torch.tensor([1.0, -2.0]), covariance=COVARIANCE)
+COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
+LOC = torch.tensor([1.0, -2.0], dtype=torch.float64)
+ENERGY = GaussianEnergy(LOC, covariance=COVARIANCE)
+NUM_DRAWS = 300
 KERNELS = {"NUTS": NUTS(ENERGY), "ChEES": ChEESHMC(ENERGY), "MALA": MALA(ENERGY)}
 
 
@@ -23,7 +25,7 @@ def main(folder: Path) -> None:
     results = {}
     for name, kernel in KERNELS.items():
         torch.manual_seed(0)
-        mcmc = MCMC(kernel, 60, num_chains=64, disable_progbar=True, distributed=True)
+        mcmc = MCMC(kernel, NUM_DRAWS, num_chains=64, disable_progbar=True, distributed=True)
         mcmc.run()
         tuned = mcmc.kernel
         length = getattr(tuned, "trajectory_length", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,17 +96,36 @@ def test_a_direction_without_a_scale_is_an_error_or_seen_in_the_draws(kernel):
     assert float(spread[1]) > 3.0 * float(spread[0])
 
 
+def _thin(kernel, width):
+    slopes = torch.tensor([1.0, 1.0 / width])
+    return _run(
+        kernel,
+        lambda x: 0.5 * (x * slopes).square().sum(-1),
+        initial_params={"x": torch.randn(NUM_CHAINS, 2) / slopes},
+    )
+
+
 @every_kernel
 def test_a_coordinate_that_hardly_varies_gets_a_scale(kernel):
-    mcmc = _run(
-        kernel,
-        lambda x: 0.5 * (x * torch.tensor([1.0, 1e12])).square().sum(-1),
-        initial_params={"x": torch.randn(NUM_CHAINS, 2) * torch.tensor([1.0, 1e-12])},
-    )
+    mcmc = _thin(kernel, width=1e-6)
     draws = _draws(mcmc)
-    assert bool((mcmc.kernel.scale > 0).all())
-    assert float(draws[..., 1].abs().max()) < 1e-9
-    assert float(draws[..., 0].std()) > 0.3
+    scale = mcmc.kernel.scale
+    diagonal = scale.diagonal() if scale.ndim == 2 else scale
+    assert bool((diagonal > 0).all())
+    assert 0.3e-6 < float(draws[..., 1].std()) < 3e-6
+    assert 0.3 < float(draws[..., 0].std()) < 3.0
+
+
+@every_kernel
+def test_a_coordinate_too_thin_for_any_step_is_named(kernel):
+    with pytest.raises(StepSizeError, match="finds no step size"):
+        _thin(kernel, width=1e-12)
+
+
+@every_kernel
+def test_a_scale_of_zero_is_an_error(kernel):
+    with pytest.raises(ValueError, match="scale"):
+        replace(kernel(PlainEnergy(_bowl, 2)), scale=torch.tensor([1.0, 0.0]))
 
 
 @every_kernel
