@@ -22,12 +22,11 @@ from pyro_ebm.sampling.fingerprint import of_arguments
 from pyro_ebm.sampling.kernel_checks import check_kernel, check_tunable
 from pyro_ebm.sampling.progress import Progress
 from pyro_ebm.sampling.ranks import gathered, ranks_of_a_run, sources
-from pyro_ebm.sampling.results import diagnostics_of, resampled
+from pyro_ebm.sampling.results import Results, resampled
 from pyro_ebm.sampling.starting import starts
 from pyro_ebm.sampling.steps import CompiledSteps
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.streaming import DrawStore, StreamedStorage, check_free, import_zarr
-from pyro_ebm.sampling.summary import summary_table
 from pyro_ebm.sampling.warmup import enough_transitions
 
 _SETTINGS = (
@@ -136,7 +135,7 @@ class MCMC:
         check_tunable(kernel, self.warmup_steps)
         self._chains: Chains | None = None
         self.warmup_chains: Chains | None = None
-        self._samples: dict[str, Tensor] | None = None
+        self._results: Results | None = None
         self.num_restarted = 0
         self._run: ChainRun | None = None
         self._saved: SavedRun | None = None
@@ -216,7 +215,7 @@ class MCMC:
                 infinity.
             StepSizeError: If warm-up finds no step size.
         """
-        self._run = self._chains = self.warmup_chains = self._samples = None
+        self._run = self._chains = self.warmup_chains = self._results = None
         self.kernel = self._recipe
         self.potential = as_potential(self.kernel.target, *args, **kwargs)
         self._arguments = args, kwargs
@@ -250,10 +249,8 @@ class MCMC:
             group_by_chain: Shapes ``(chain, draw, *event)`` instead of ``(draw, *event)``.
             deterministic: Whether ``pyro.deterministic`` sites are among them.
         """
-        samples = self._constrained()
-        if not deterministic:
-            latent = self.potential.unflatten(self._drawn().positions[0, 0])
-            samples = {name: samples[name] for name in latent}
+        results = self._drawn()
+        samples = results.sites if deterministic else results.latent_sites
         if not group_by_chain:
             samples = {name: value.flatten(0, 1) for name, value in samples.items()}
         if num_samples is None:
@@ -266,14 +263,13 @@ class MCMC:
         Raises:
             ValueError: If there are fewer than 4 draws in each chain.
         """
-        print(summary_table(self._constrained(), prob).to_string())  # noqa: T201
-        print(f"Number of divergences: {int(self._drawn().stats['diverging'].sum())}")  # noqa: T201
+        print(self._drawn().table(prob))  # noqa: T201
         if self.num_restarted:
             print(f"Chains restarted in warm-up: {self.num_restarted}")  # noqa: T201
 
     def diagnostics(self) -> dict[str, Any]:
         """R-hat and ESS of each site by ArviZ, divergences and acceptance of each chain."""
-        return diagnostics_of(self._constrained(), self._drawn().stats)
+        return self._drawn().diagnostics()
 
     @property
     def _total_steps(self) -> int:
@@ -385,17 +381,12 @@ class MCMC:
             )
         return self._chains
 
-    def _drawn(self) -> Chains:
-        chains = self.chains
-        if chains is None:
+    def _drawn(self) -> Results:
+        if self.chains is None:
             raise RuntimeError("there are no draws yet: call run(...) first.")
-        return chains
-
-    def _constrained(self) -> dict[str, Tensor]:
-        positions = self._drawn().positions
-        if self._samples is None:
-            self._samples = self.potential.constrain(positions)
-        return self._samples
+        if self._results is None:
+            self._results = Results(self.potential, self.chains)
+        return self._results
 
     def __repr__(self) -> str:
         drawn = 0 if self._run is None else self._run.storage.num_complete

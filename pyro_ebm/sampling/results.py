@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_count
-from pyro_ebm.sampling.summary import site_statistics
+from pyro_ebm.core.types import Chains, Potential
+from pyro_ebm.sampling.summary import site_statistics, summary_table
+
+
+class Results:
+    """The draws of a run and what users ask of them.
+
+    Args:
+        potential: What was sampled.
+        chains: Draws in its unconstrained coordinates.
+    """
+
+    def __init__(self, potential: Potential, chains: Chains) -> None:
+        self._potential, self._chains = potential, chains
+
+    @cached_property
+    def sites(self) -> dict[str, Tensor]:
+        """Constrained draws ``(chain, draw, *event)``, deterministic sites included."""
+        return self._potential.constrain(self._chains.positions)
+
+    @property
+    def latent_sites(self) -> dict[str, Tensor]:
+        """Constrained draws of what was sampled alone."""
+        latent = self._potential.unflatten(self._chains.positions[0, 0])
+        return {name: self.sites[name] for name in latent}
+
+    def table(self, probability: float) -> str:
+        """ArviZ's table (rank-normalised R-hat, bulk and tail ESS) and the divergences."""
+        divergences = int(self._chains.stats["diverging"].sum())
+        table = summary_table(self.sites, probability).to_string()
+        return f"{table}\nNumber of divergences: {divergences}"
+
+    def diagnostics(self) -> dict[str, Any]:
+        """R-hat and ESS of each site by ArviZ, divergences and acceptance of each chain."""
+        stats = self._chains.stats
+        rates = stats["acceptance_rate"].mean(dim=1)
+        where = [row.nonzero().flatten().tolist() for row in stats["diverging"]]
+        table: dict[str, Any] = dict(site_statistics(self.sites))
+        return table | {
+            "divergences": {f"chain {c}": draws for c, draws in enumerate(where)},
+            "acceptance rate": {f"chain {c}": float(rate) for c, rate in enumerate(rates)},
+        }
 
 
 def resampled(
@@ -27,14 +69,3 @@ def resampled(
         device="cpu" if generator is None else generator.device,
     )
     return {name: v.index_select(axis, index.to(v.device)) for name, v in samples.items()}
-
-
-def diagnostics_of(samples: dict[str, Tensor], stats: dict[str, Tensor]) -> dict[str, Any]:
-    """R-hat and ESS of each site by ArviZ, divergences and acceptance of each chain."""
-    diverging, rates = stats["diverging"], stats["acceptance_rate"].mean(dim=1)
-    divergences = {
-        f"chain {c}": row.nonzero().flatten().tolist() for c, row in enumerate(diverging)
-    }
-    rate = {f"chain {c}": float(value) for c, value in enumerate(rates)}
-    table: dict[str, Any] = dict(site_statistics(samples))
-    return table | {"divergences": divergences, "acceptance rate": rate}
