@@ -233,6 +233,16 @@ class Kernel(Protocol[StateT, NoiseT]):
         """Transitions of warm-up that are enough when very many chains pool what they learn."""
         ...
 
+    @property
+    def tuned_numbers(self) -> dict[str, float | None]:
+        """Hyper-parameters that warm-up changes at every transition; ``step`` may get tensors."""
+        ...
+
+    @property
+    def steps_per_call(self) -> int:
+        """How many steps to compile together; more is faster where a step is little work."""
+        ...
+
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
     ) -> StateT:
@@ -272,6 +282,11 @@ class Kernel(Protocol[StateT, NoiseT]):
 
 class Adaptation(Protocol[KernelT]):
     """Tunes, in warm-up, what only one kind of kernel has."""
+
+    @property
+    def tunes(self) -> frozenset[str]:
+        """The hyper-parameters that it changes."""
+        ...
 
     def update(self, kernel: KernelT, state: Any, info: Any) -> KernelT:
         """Take in one step of all chains; return the kernel to go on with."""

@@ -100,6 +100,8 @@ class LadderTuner:
         tunes_stretches: Whether stretches are, until all replicas accept as often as the coldest.
     """
 
+    tunes = frozenset({"betas", "stretches", "swap_rates"})
+
     def __init__(self, *, tunes_betas: bool, tunes_stretches: bool) -> None:
         self._tunes_betas, self._tunes_stretches = tunes_betas, tunes_stretches
         self._num_rounds = self._count = 0

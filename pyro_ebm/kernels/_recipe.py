@@ -22,6 +22,7 @@ class Recipe(Generic[StateT]):
     is_adjusted: ClassVar[bool] = True
     keeps_momentum: ClassVar[bool] = False
     shortest_warmup: ClassVar[int] = 250
+    steps_per_call: ClassVar[int] = 8
     full_mass = False  # not annotated, so that kernels can make it a hyper-parameter
 
     target: object | None = None
@@ -36,6 +37,10 @@ class Recipe(Generic[StateT]):
         if self.scale is not None:
             check_scale(self.scale)
         check_probability("target_accept_prob", self.target_accept_prob)
+
+    @property
+    def tuned_numbers(self) -> dict[str, float | None]:
+        return {"step_size": self.step_size}
 
     def restart(self, state: StateT, generator: torch.Generator | None) -> StateT:
         del generator

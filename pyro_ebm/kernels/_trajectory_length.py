@@ -56,6 +56,8 @@ class TrajectoryLengthTuner:
     units: it starts again from the length that is best for a standard normal.
     """
 
+    tunes = frozenset({"trajectory_length"})
+
     def __init__(self) -> None:
         self._scale: Tensor | None = None
         self._log_length = math.nan

@@ -109,6 +109,7 @@ class ChEESHMC(Recipe[ChEESState]):
     """
 
     shortest_warmup: ClassVar[int] = 100
+    steps_per_call: ClassVar[int] = 4
 
     full_mass: bool = False
     trajectory_length: float | None = None
@@ -119,6 +120,14 @@ class ChEESHMC(Recipe[ChEESState]):
         if self.trajectory_length is not None:
             check_positive("trajectory_length", self.trajectory_length)
         check_count("max_num_steps", self.max_num_steps)
+
+    @property
+    def tuned_numbers(self) -> dict[str, float | None]:
+        return super().tuned_numbers | {"trajectory_length": self._longest}
+
+    @property
+    def _longest(self) -> float:
+        return UNIT_LENGTH if self.trajectory_length is None else self.trajectory_length
 
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
@@ -181,8 +190,7 @@ class ChEESHMC(Recipe[ChEESState]):
 
     def _num_steps(self, share: Tensor, stride: Tensor) -> Tensor:
         """Leapfrogs of the trajectory, rounded up."""
-        longest = UNIT_LENGTH if self.trajectory_length is None else self.trajectory_length
-        steps = (share * longest / stride.squeeze(-1)).ceil()
+        steps = (share * self._longest / stride.squeeze(-1)).ceil()
         return steps.clamp(min=1, max=self.max_num_steps)
 
     def _begun(self, draw: Point, momentum: Tensor, share: Tensor) -> ChEESState:

@@ -104,6 +104,7 @@ class HMC(Recipe[HMCState]):
     """
 
     shortest_warmup: ClassVar[int] = 50
+    steps_per_call: ClassVar[int] = 1
 
     full_mass: bool = False
     trajectory_length: float = math.pi / 2

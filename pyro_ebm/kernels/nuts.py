@@ -148,6 +148,7 @@ class NUTS(Recipe[NUTSState]):
     """
 
     shortest_warmup: ClassVar[int] = 50
+    steps_per_call: ClassVar[int] = 1
 
     full_mass: bool = False
     max_tree_depth: int = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,6 +124,8 @@ class ReplicaExchange(Recipe[ReplicaState]):
     >>> kernel.step_size, kernel.ladder.tolist()
     (0.5, [1.0, 0.5, 0.25, 0.125])
     """
+
+    steps_per_call: ClassVar[int] = 1
 
     kernel: Recipe[Any] = field(kw_only=False)
     num_replicas: int = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.interrupts import uninterrupted
 from pyro_ebm.core.positions import (
     chains_innermost,
     choose,
@@ -21,7 +23,7 @@ from pyro_ebm.potentials.starts import is_finite_start
 from pyro_ebm.sampling.plain import plain
 from pyro_ebm.sampling.progress import Progress
 from pyro_ebm.sampling.ranks import OneProcess, Ranks
-from pyro_ebm.sampling.steps import Step, eager_steps
+from pyro_ebm.sampling.steps import Steps, eager_steps
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.warmup import WarmUp
 from pyro_ebm.sampling.watch import EscapeWatch
@@ -63,7 +65,7 @@ class ChainRun:
         warmup_storage: Where the steps of warm-up go, if they are wanted.
         hook: Called after each step with the kernel, the unconstrained values by site, the
             phase and the step.
-        step: How to move chains; by default as the kernel's ``step`` is written.
+        steps: How to move chains; by default as the kernel's ``step`` is written.
         ranks: Processes that have chains of the same run.
     """
 
@@ -76,14 +78,15 @@ class ChainRun:
         storage: DrawStorage,
         warmup_storage: DrawStorage | None = None,
         hook: Hook | None = None,
-        step: Step | None = None,
+        steps: Steps | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self._ranks = OneProcess() if ranks is None else ranks
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self.storage, self.warmup_storage, self.hook = storage, warmup_storage, hook
         self.num_restarted = 0
-        self._step = eager_steps(potential) if step is None else step
+        given = Steps(eager_steps(potential)) if steps is None else steps
+        self._step, self._storing_steps = given
 
     def begin(self, position: Tensor, warmup_steps: int) -> None:
         """Put the chains at ``position`` and plan the warm-up."""
@@ -121,8 +124,10 @@ class ChainRun:
         self._make_mark()
 
     def _new_warm_up(self, kernel: Kernel[Any, Any]) -> WarmUp:
-        # A kernel that tunes more than step and scale would be compiled anew at each change.
-        step = self._step if kernel.adaptation() is None else None
+        adaptation = kernel.adaptation()
+        # What else it tunes would be compiled anew at each change.
+        compiles = adaptation is None or adaptation.tunes <= kernel.tuned_numbers.keys()
+        step = self._step if compiles else None
         return WarmUp(kernel, self.potential, self.generator, step, self._ranks)
 
     def _first_state(self, start: Tensor, energy: Tensor) -> Any:
@@ -163,20 +168,42 @@ class ChainRun:
         self._make_mark()
 
     def _draw(self) -> None:
+        advance = self._step_and_store if self._storing_steps is None else self._many_steps
+        per_call = 1 if self._storing_steps is None else self.kernel.steps_per_call
         while (left := self.storage.steps_left()) > 0:
-            for _ in range(left):
-                noise = self.kernel.noise(self._state, self.generator)
-                state, info = self._step(self.kernel, self._state, noise)
-                if (waiting := self.storage.waiting) is not None:
-                    state, info = _held(waiting, self._state, state, info)
-                self.storage.record(state, info)
-                self._after_step(state, info, "Sample", self.storage)
+            for _ in range(math.ceil(left / per_call)):
+                advance()
         self._watch.look(self._state)
 
-    def _after_step(self, state: Any, info: Info, phase: str, storage: DrawStorage | None) -> None:
+    def _step_and_store(self) -> None:
+        noise = self.kernel.noise(self._state, self.generator)
+        state, info = self._step(self.kernel, self._state, noise)
+        if (waiting := self.storage.waiting) is not None:
+            state, info = _held(waiting, self._state, state, info)
+        self.storage.record(state, info)
+        self._after_step(state, info, "Sample", self.storage)
+
+    def _many_steps(self) -> None:
+        """Several steps at once, always as many, so that a run that goes on makes the same."""
+        assert self._storing_steps is not None
+        num_steps = self.kernel.steps_per_call
+        # An interrupt in the middle would leave scratch memory that belongs to no state.
+        with uninterrupted():
+            noises = [self.kernel.noise(self._state, self.generator) for _ in range(num_steps)]
+            state, info = self._storing_steps(self.kernel, self._state, *noises)
+            self._after_step(state, info, "Sample", self.storage, num_steps)
+
+    def _after_step(
+        self,
+        state: Any,
+        info: Info,
+        phase: str,
+        storage: DrawStorage | None,
+        num_steps: int = 1,
+    ) -> None:
         self._state = state
-        self._watch.step(state, info)
-        self._steps += 1
+        self._watch.step(state, info, num_steps)
+        self._steps += num_steps
         self._make_mark()
         self._progress.step(info, storage)
         if self.hook is not None:

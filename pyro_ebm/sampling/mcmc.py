@@ -24,7 +24,7 @@ from pyro_ebm.sampling.progress import Progress
 from pyro_ebm.sampling.ranks import gathered, ranks_of_a_run, sources
 from pyro_ebm.sampling.results import Results, resampled
 from pyro_ebm.sampling.starting import starts
-from pyro_ebm.sampling.steps import CompiledSteps
+from pyro_ebm.sampling.steps import steps_of_a_run
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.streaming import DrawStore, StreamedStorage, check_free, import_zarr
 from pyro_ebm.sampling.warmup import enough_transitions
@@ -67,8 +67,9 @@ class MCMC:
         save_warmup: Keep the steps of warm-up too.
         disable_progbar: Show no progress bar.
         generator: Source of randomness; by default seeded from torch's global one.
-        compile: Compile potential and transition into one graph with ``torch.compile``. Takes some
-            10 to 20 seconds, ``compile_seconds``, and a C++ compiler; pays for long runs.
+        compile: Compile potential, transition and storage into graphs of one or several steps.
+            Takes some 10 to 40 seconds, ``compile_seconds``, and a C++ compiler; pays for long
+            runs. With a hook or a stream each step is a call of its own, which is slower.
         checkpoint: File to save the run to, for :meth:`load`: before the first step, as it goes
             on, and when it ends, is interrupted or fails. It is whole at any moment.
         checkpoint_every: Seconds between two saves; more where saving takes more than 1/20 of it.
@@ -277,15 +278,18 @@ class MCMC:
 
     def _new_run(self, generator: torch.Generator) -> ChainRun:
         compiler = self._compiler = Compiler() if self.compile else None
+        storage = self._new_storage(compiler)
+        # Nobody sees what is between the steps of one call.
+        store_into = None if self.hook_fn or self.stream else storage
         return ChainRun(
             self._recipe,
             self.potential,
             generator,
-            storage=self._new_storage(compiler),
+            storage=storage,
             warmup_storage=DrawStorage(self.warmup_steps) if self.save_warmup else None,
             hook=self.hook_fn,
-            step=None if compiler is None else CompiledSteps(self.potential, compiler),
             ranks=self._ranks,
+            steps=steps_of_a_run(self._recipe, self.potential, compiler, store_into),
         )
 
     @property

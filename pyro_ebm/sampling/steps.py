@@ -5,20 +5,29 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import fields_like, tensors_of
+from pyro_ebm.core.positions import fields_like, map_fields, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.holdings import same
 from pyro_ebm.potentials.tracing import ValueAndGrad, flat_graph
 from pyro_ebm.sampling.compiler import Compiler
+from pyro_ebm.sampling.storage import DrawStorage
 
 Step = Callable[[Kernel[Any, Any], Any, Any], tuple[Any, Info]]
 """Moves chains: kernel, state and noise to the next state and the report."""
+
+
+class Steps(NamedTuple):
+    """How a run moves its chains."""
+
+    single: Step
+    storing: Callable[..., tuple[Any, Info]] | None = None
+    """Makes ``steps_per_call`` steps with as many noises and stores their draws itself."""
 
 
 def eager_steps(potential: Potential) -> Step:
@@ -34,66 +43,129 @@ def eager_steps(potential: Potential) -> Step:
 class CompiledSteps:
     """Steps of which potential and transition are compiled into one graph.
 
-    The draws are those of the plain steps up to rounding. The step size and the scale are
-    arguments of the graph, so that warm-up compiles nothing anew; when other hyper-parameters
-    change, the graph is made again. What the potential holds is taken as it is at the first step,
-    tensors that are changed in place are followed.
+    The draws are those of the plain steps up to rounding. What warm-up tunes is an argument of the
+    graph, so that it compiles nothing anew; when other hyper-parameters change, the graph is made
+    again. What the potential holds is taken as it is at the first step, tensors that are changed in
+    place are followed.
 
     Args:
         potential: What the chains sample.
         compiler: What compiles.
+        storage: Where the graph is to write the draws, if it is to.
     """
 
-    def __init__(self, potential: Potential, compiler: Compiler) -> None:
-        self._potential, self._compiler = potential, compiler
+    def __init__(
+        self, potential: Potential, compiler: Compiler, storage: DrawStorage | None = None
+    ) -> None:
+        self._potential, self._compiler, self._storage = potential, compiler, storage
         self._kernel: Kernel[Any, Any] | None = None
         self._others: tuple[Any, ...] = ()
         self._last: tuple[Any, list[Tensor]] = (None, [])
 
-    def __call__(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
+    def __call__(self, kernel: Kernel[Any, Any], state: Any, *noises: Any) -> tuple[Any, Info]:
+        """One step for each noise; the report is of the last.
+
+        ``diverging`` says which chains diverged in all of them.
+        """
+        moved, info, count = self._advance(kernel, state, noises, stores=True)
+        if self._storage is not None:
+            self._storage.count_to(*count)
+        return moved, info
+
+    def without_storing(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
+        """A step of warm-up, by the same graph."""
+        moved, info, _ = self._advance(kernel, state, (noise,), stores=False)
+        return moved, info
+
+    def _advance(
+        self, kernel: Kernel[Any, Any], state: Any, noises: Any, *, stores: bool
+    ) -> tuple[Any, Any, list[Tensor]]:
         if kernel is not self._kernel:
-            self._take(kernel, state, noise)
-        inputs = [*self._tuned, *self._tensors_of(state), *map(_in_one_layout, tensors_of(noise))]
-        outputs = self._graph(*inputs)
+            self._take(kernel, state, noises)
+        room: tuple[Tensor, ...] = ()
+        if self._storage is not None:
+            room = self._storage.room if stores else self._storage.no_room
+        randomness = map(_in_one_layout, tensors_of(noises))
+        outputs = self._graph(*self._tuned, *room, *self._tensors_of(state), *randomness)
         remaining = iter(outputs)
-        moved = fields_like(state, remaining)
+        moved, info = fields_like(state, remaining), fields_like(self._info, remaining)
         self._last = moved, outputs[: self._num_fields]
-        return moved, fields_like(self._info, remaining)
+        return moved, info, [*remaining]
 
     def _tensors_of(self, state: Any) -> list[Tensor]:
         """In the layout of the graph, which what it has returned is in already."""
         last, tensors = self._last
         return tensors if state is last else [*map(_in_one_layout, tensors_of(state))]
 
-    def _take(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
-        """Read the hyper-parameters; compile if others than step size and scale are new."""
+    def _take(self, kernel: Kernel[Any, Any], state: Any, noises: Any) -> None:
+        """Read the hyper-parameters; compile if others than those of warm-up are new."""
         self._tuned = [*map(_in_one_layout, tuned_tensors(kernel, state.position))]
-        others = (*_other_hyperparameters(kernel), *state.position.shape, state.position.dtype)
+        shape = *state.position.shape, state.position.dtype, len(noises)
+        others = (*_other_hyperparameters(kernel), *shape)
         if not same(others, self._others):
             with self._compiler.timed():
-                self._compile(kernel, state, noise)
+                self._compile(kernel, state, noises)
         self._kernel, self._others = kernel, others
 
-    def _compile(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> None:
-        num_fields = self._num_fields = len(tensors_of(state))
-        inputs = [*self._tuned, *tensors_of(state), *tensors_of(noise)]
-        # A step may write to scratch memory, which is not to be that of the chains.
-        examples = [_in_one_layout(field).clone() for field in inputs]
-
-        def step(
-            potential: Any, step_size: Tensor, scale: Tensor, *tensors: Tensor
-        ) -> list[Tensor]:
-            moved, self._info = with_tuned(kernel, step_size, scale).step(
-                potential,
-                fields_like(state, iter(tensors[:num_fields])),
-                fields_like(noise, iter(tensors[num_fields:])),
-            )
-            return [*map(_in_one_layout, tensors_of(moved)), *tensors_of(self._info)]
-
-        watched = _Watched(self._potential)
-        step(watched, *examples)
+    def _compile(self, kernel: Kernel[Any, Any], state: Any, noises: Any) -> None:
+        watched: Any = _Watched(self._potential)
+        self._info: Any
+        _, self._info = kernel.step(watched, map_fields(torch.clone, state), noises[0])
         flat = _Flat(flat_graph(self._potential.value_and_grad, watched.asked_for))
-        self._graph = self._compiler(partial(step, flat), examples)
+        self._num_fields = len(tensors_of(state))
+        parts: list[Any] = [self._tuned, (), state, noises]
+        if self._storage is not None:
+            self._storage.make_room(state, self._info)
+            parts[1] = self._storage.no_room
+        sizes = [len(tensors_of(part)) for part in parts]
+
+        def steps(*tensors: Tensor) -> list[Tensor]:
+            split = iter(tensors)
+            tuned, room, at, randomness = ([*islice(split, size)] for size in sizes)
+            fields = iter(randomness)
+            moved, info, count = self._walk(
+                flat,
+                with_tuned(kernel, *tuned),
+                fields_like(state, iter(at)),
+                [fields_like(noise, fields) for noise in noises],
+                room,
+            )
+            report = tensors_of(info)
+            return [*map(_in_one_layout, tensors_of(moved)), *report, *count]
+
+        # A step may write to scratch memory, which is not to be that of the chains.
+        fields = (_in_one_layout(field).clone() for field in tensors_of((state, *noises)))
+        examples = [*self._tuned, *parts[1], *fields]
+        self._graph = self._compiler(steps, examples)
+
+    def _walk(
+        self, potential: Any, kernel: Any, state: Any, noises: Any, room: list[Tensor]
+    ) -> tuple[Any, Any, list[Tensor]]:
+        """What the graph does: the steps, and the draws into ``room``; its new count."""
+        diverging: Any = True
+        for noise in noises:
+            state, info = kernel.step(potential, state, noise)
+            diverging = diverging & info.diverging
+            if self._storage is not None:
+                room = [*room[:-1], self._storage.fill(state, info, *room)]
+        return state, info._replace(diverging=diverging), room[-1:]
+
+
+def steps_of_a_run(
+    kernel: Kernel[Any, Any],
+    potential: Potential,
+    compiler: Compiler | None,
+    storage: DrawStorage | None,
+) -> Steps:
+    """Eager steps, or compiled ones, which store their draws if there is a storage."""
+    if compiler is None:
+        return Steps(eager_steps(potential))
+    if storage is None:
+        return Steps(CompiledSteps(potential, compiler))
+    storing = CompiledSteps(potential, compiler, storage)
+    if kernel.steps_per_call == 1:  # one graph is enough
+        return Steps(storing.without_storing, storing)
+    return Steps(CompiledSteps(potential, compiler), storing)
 
 
 class _Watched:
@@ -117,26 +189,29 @@ class _Flat(NamedTuple):
         return self.function(q.contiguous())
 
 
-def tuned_tensors(kernel: Kernel[Any, Any], position: Tensor) -> tuple[Tensor, Tensor]:
-    """Step size and scale as tensors; compiled code would take numbers as constants."""
-    step_size = torch.tensor(kernel.step_size, dtype=torch.float64, device=position.device)
+def tuned_tensors(kernel: Kernel[Any, Any], position: Tensor) -> list[Tensor]:
+    """What warm-up tunes, the scale last; compiled code would take numbers as constants."""
+    numbers = [
+        torch.tensor(number, dtype=torch.float64, device=position.device)
+        for number in kernel.tuned_numbers.values()
+    ]
     if kernel.scale is not None:
-        return step_size, kernel.scale.to(position)
+        return [*numbers, kernel.scale.to(position)]
     ones = torch.ones_like(position[0], memory_format=torch.contiguous_format)
-    return step_size, ones.diag() if kernel.full_mass else ones
+    return [*numbers, ones.diag() if kernel.full_mass else ones]
 
 
-def with_tuned(kernel: Kernel[Any, Any], step_size: Tensor, scale: Tensor) -> Any:
+def with_tuned(kernel: Kernel[Any, Any], *tensors: Tensor) -> Any:
     """The kernel with these tensors, which no constructor would check."""
     twin = copy.copy(kernel)
-    object.__setattr__(twin, "step_size", step_size)
-    object.__setattr__(twin, "scale", scale)
+    for name, tensor in zip((*kernel.tuned_numbers, "scale"), tensors, strict=True):
+        object.__setattr__(twin, name, tensor)
     return twin
 
 
 def _other_hyperparameters(kernel: Any) -> tuple[Any, ...]:
-    names = (field.name for field in dataclasses.fields(kernel))
-    others = (name for name in names if name not in {"target", "step_size", "scale"})
+    tuned = {"target", "scale", *kernel.tuned_numbers}
+    others = (field.name for field in dataclasses.fields(kernel) if field.name not in tuned)
     return type(kernel), *(getattr(kernel, name) for name in others)
 
 

@@ -40,22 +40,49 @@ class DrawStorage:
 
     def record(self, state: State, info: Info) -> None:
         """Store the draws of the chains that finished one in this step."""
-        stats = info._asdict()
-        finished = stats.pop("finished")
-        del stats["step_acceptance"]  # of warm-up, not of a draw
-        if self._count is None:
-            dtypes = {name: value.dtype for name, value in stats.items()}
-            self._count = self._allocate(state.position, dtypes)
-        tensors = (
-            *(self._positions, self._stats, self._count),
-            *(chains_innermost(state.position), finished, *stats.values()),
-        )
+        self.make_room(state, info)
+        finished, values = info.finished, _of_draws(info).values()
+        tensors = *self.room, chains_innermost(state.position), finished, *values
         if self._fill is None:
             self._fill = self._filled
             if self._compiler is not None:
                 self._fill = self._compiler(self._filled, tensors)
         # An interrupt cannot leave a counted row that is not filled.
         (self._count,) = self._fill(*tensors)
+
+    def make_room(self, state: State, info: Info) -> None:
+        """Allocate for draws like these, unless that is done."""
+        if self._count is None:
+            dtypes = {name: value.dtype for name, value in _of_draws(info).items()}
+            self._count = self._allocate(state.position, dtypes)
+
+    @property
+    def room(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`fill` writes to, and the count; there must be room."""
+        assert self._count is not None
+        return self._positions, self._stats, self._count
+
+    @property
+    def no_room(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, as if all draws had been made: what is written is not kept."""
+        positions, stats, count = self.room
+        return positions, stats, torch.full_like(count, self.num_draws * self.thinning)
+
+    def fill(
+        self, state: State, info: Info, positions: Tensor, stats: Tensor, count: Tensor
+    ) -> Tensor:
+        """Write the draws that were finished into the room given; the new count.
+
+        A function of tensors, for code that compiles it together with the step and then calls
+        :meth:`count_to`.
+        """
+        values = _of_draws(info).values()
+        (new,) = self._filled(positions, stats, count, state.position, info.finished, *values)
+        return new
+
+    def count_to(self, count: Tensor) -> None:
+        """Take what :meth:`fill` has written as stored."""
+        self._count = count
 
     def _filled(  # flat, for the compiler
         self,
@@ -175,3 +202,9 @@ class DrawStorage:
         row = (count // self.thinning).clamp(max=spare)
         keeps = finished & (count % self.thinning == self.thinning - 1)
         return torch.where(keeps, row, spare)
+
+
+def _of_draws(info: Info) -> dict[str, Tensor]:
+    """The statistics of a draw; those of a step are for warm-up."""
+    report = info._asdict()
+    return {k: v for k, v in report.items() if k not in {"finished", "step_acceptance"}}

@@ -52,16 +52,16 @@ class EscapeWatch:
         """Go on from what :meth:`state_dict` gave."""
         vars(self).update(state_dict)
 
-    def step(self, state: State, info: Info) -> None:
-        """Count one step, and look if it is time to.
+    def step(self, state: State, info: Info, num_steps: int = 1) -> None:
+        """Count steps, and look if it is time to.
 
         Raises:
             NonFiniteError: If half of the chains have left.
         """
-        self._steps += 1
-        self._steps_in_period += 1
+        self._steps += num_steps
+        self._steps_in_period += num_steps
         self._only_diverges = self._only_diverges & info.diverging
-        if self._steps_in_period == _STEPS_BETWEEN_LOOKS:
+        if self._steps_in_period >= _STEPS_BETWEEN_LOOKS:
             self.look(state)
 
     def look(self, state: State) -> None:

@@ -14,6 +14,7 @@ from pyro_ebm.sampling import MCMC, compiler
 from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.steps import CompiledSteps, eager_steps
 from tests.contracts.kernel_rows import FACTORIES
+from tests.sampling.conftest import without_cpp
 
 PRECISION = torch.tensor([[1.0, 0.6, 0.0], [0.6, 2.0, 0.3], [0.0, 0.3, 40.0]])
 KERNELS = [
@@ -27,17 +28,6 @@ KERNELS = [
 
 def _potential():
     return EnergyPotential(GaussianEnergy(torch.zeros(3), precision=PRECISION))
-
-
-def _without_cpp(graph, examples, options):
-    """The graphs, run by Python, which needs no C++ compiler and no time."""
-    del examples, options
-    return graph
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    monkeypatch.setattr(compiler._inductor, "compile", _without_cpp)
 
 
 def _walks(kernel, potential, num_steps):
@@ -100,7 +90,7 @@ def test_a_tuned_step_size_compiles_nothing_anew(monkeypatch):
 
     def count(graph, examples, options):
         graphs.append(graph)
-        return _without_cpp(graph, examples, options)
+        return without_cpp(graph, examples, options)
 
     monkeypatch.setattr(compiler._inductor, "compile", count)
     potential = _potential()
