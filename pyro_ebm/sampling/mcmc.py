@@ -172,9 +172,9 @@ class MCMC:
         Args:
             path: File written by :meth:`save` or by ``checkpoint=``.
             kernel: The kernel that the run was made with, as it was given to ``MCMC``.
-            num_samples: Draws to keep of each chain, if they shall be more now. Where chains
-                finish draws at different steps, what the fast ones drew after their last one is
-                made anew, so that the new draws are others than those of one longer run.
+            num_samples: Draws to keep of each chain, if they shall be more now. What chains drew
+                beyond their last one (the fast ones, or all if compiled) is made anew, so that
+                the new draws are others than those of one longer run.
             hook_fn: As in ``MCMC``; called for the steps that are still to be made.
             disable_progbar: As in ``MCMC``.
             stream: Where the store of draws is now, if it has been moved.
