@@ -12,7 +12,7 @@ TupleT = TypeVar("TupleT", bound=tuple[Any, ...])
 
 
 def chains_innermost(x: Tensor) -> Tensor:
-    """The same tensor ``(C, dim)``, with neighbouring chains next to each other in memory.
+    """The same tensor ``(C, ...)``, with neighbouring chains next to each other in memory.
 
     There are more chains than coordinates as a rule, and one number for each chain goes with
     every coordinate, so that loops over chains run at full width. The values are the same.
@@ -20,7 +20,7 @@ def chains_innermost(x: Tensor) -> Tensor:
     >>> chains_innermost(torch.zeros(1024, 10)).stride()
     (1, 1024)
     """
-    return x.mT.contiguous().mT
+    return x.movedim(0, -1).contiguous().movedim(-1, 0) if x.ndim > 1 else x
 
 
 def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -58,9 +58,10 @@ class _Orienter:
         if is_pointwise(node) and not node.kwargs and _ndim(node) == 2:
             if all(_ndim(part) <= 2 for part in node.all_input_nodes):
                 self._turn(node)
-        elif node.target is _aten.sum.dim_IntList and len(node.args) == 2:
-            axes = [1 - axis % 2 for axis in node.args[1]]
-            self._replace(node, self._insert(node, node.target, self._turned(node.args[0]), axes))
+        elif node.target is _aten.sum.dim_IntList and len(node.args) == 2 and not node.kwargs:
+            source, axes = node.args
+            turned = [1 - axis % 2 for axis in axes or (0, 1)]
+            self._replace(node, self._insert(node, node.target, self._turned(source), turned))
 
     def _turn(self, node: Any) -> None:
         with self._graph.inserting_before(node):

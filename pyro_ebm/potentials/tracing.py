@@ -15,6 +15,7 @@ from torch.func import grad_and_value, vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.aliasing import separate_results
 from pyro_ebm.potentials.columns import lay_out_columns
 from pyro_ebm.potentials.folding import FoldedFunction
@@ -27,6 +28,9 @@ from pyro_ebm.potentials.simplify import simplify
 from pyro_ebm.potentials.substitution import substitute
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_MOVE, _TOLERANCE = 0.1, 1e-3
+"""How far from the example a graph is looked at, and how near it must come."""
 
 _CHOLESKY: set[Any] = {torch.linalg.cholesky, torch.cholesky, Tensor.cholesky}
 
@@ -161,7 +165,10 @@ def trace(
 def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
     """Record ``function`` for use inside code that is compiled as a whole, chains innermost.
 
-    What the function holds is taken as it is now; tensors that are changed in place are followed.
+    What the function holds is taken as it is now.
+
+    Raises:
+        ModelError: If the graph does not follow the function to another point.
     """
     example = example.clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
@@ -169,11 +176,27 @@ def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
             results = function(example)
         recording = recorder.recording(results)
         _improve(recording)
-        share_rows(recording, len(example))
-        lay_out_columns(recording)
+        if recording.is_regular:
+            share_rows(recording, len(example))
+            lay_out_columns(recording)
         separate_results(recording.graph)
         call: ValueAndGrad = oriented(recording.graph_module(), example)
+        _check_follows(call, function, example + _MOVE)
     return call
+
+
+def _check_follows(graph: ValueAndGrad, function: ValueAndGrad, other: Tensor) -> None:
+    """Refuse a graph that lacks numbers which came to the function by other ways than torch."""
+    for found, wanted in zip(graph(other), function(other), strict=True):
+        size = wanted[wanted.isfinite()].abs().max() if bool(wanted.isfinite().any()) else 1.0
+        near = torch.isclose(found, wanted, _TOLERANCE, _TOLERANCE * float(size), equal_nan=True)
+        if not bool(near.all()):
+            raise ModelError(
+                "this energy or model cannot be compiled: what was recorded of it at one point is "
+                f"{found[~near][0]:.6g} at another, where it should be {wanted[~near][0]:.6g}. It "
+                "computes something outside of torch (with NumPy, say, or from .item()): write it "
+                "with torch operations, or run it without compile=True."
+            )
 
 
 def _improve(recording: Recording) -> None:

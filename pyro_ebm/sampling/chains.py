@@ -187,9 +187,10 @@ class ChainRun:
         """Several steps at once, always as many, so that a run that goes on makes the same."""
         assert self._storing_steps is not None
         num_steps = self.kernel.steps_per_call
+        noises = [self.kernel.noise(self._state, self.generator) for _ in range(num_steps)]
+        self._storing_steps.prepare(self.kernel, self._state, *noises)
         # An interrupt in the middle would leave scratch memory that belongs to no state.
         with uninterrupted():
-            noises = [self.kernel.noise(self._state, self.generator) for _ in range(num_steps)]
             state, info = self._storing_steps(self.kernel, self._state, *noises)
             self._after_step(state, info, "Sample", self.storage, num_steps)
 

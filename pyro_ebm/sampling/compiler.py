@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, _inductor, fx
+from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_ebm.potentials.tracing import same_validation
@@ -24,8 +25,7 @@ class Compiler:
     """Trace a function and hand the graph to TorchInductor.
 
     Unlike ``torch.compile`` nothing is asked at every call: what the function holds is taken as
-    it is now (tensors that are changed in place are followed), and shapes, types and layouts must
-    stay those of the examples, or the call fails.
+    it is now, and shapes, types and layouts must stay those of the examples.
 
     Attributes:
         seconds: Time that compiling took so far.
@@ -56,7 +56,12 @@ class Compiler:
 
 
 def _options(graph: fx.GraphModule) -> dict[str, Any]:
-    values = (node.meta.get("val") for node in graph.graph.nodes)
-    largest = max(value.numel() for value in values if isinstance(value, Tensor))
+    values = (node.meta.get("val") for node in graph.graph.nodes if _computes(node))
+    largest = max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
     # Threads that wait for each other at every loop cost more than a small loop itself.
     return {} if largest >= _WORTH_THREADS else {"cpp.threads": 1}
+
+
+def _computes(node: fx.Node) -> bool:
+    """Not what is given, nor what a few numbers are written to: that may be large and idle."""
+    return isinstance(node.target, OpOverload) and not node.target._schema.is_mutable

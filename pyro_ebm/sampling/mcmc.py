@@ -175,7 +175,8 @@ class MCMC:
             num_samples: Draws to keep of each chain, if they shall be more now. What chains drew
                 beyond their last one (the fast ones, or all if compiled) is made anew, so that
                 the new draws are others than those of one longer run.
-            hook_fn: As in ``MCMC``; called for the steps that are still to be made.
+            hook_fn: As in ``MCMC``; called for the steps that are still to be made. Runs with
+                ``compile=True`` are the same to the bit only if there was one before.
             disable_progbar: As in ``MCMC``.
             stream: Where the store of draws is now, if it has been moved.
 
@@ -251,7 +252,7 @@ class MCMC:
             deterministic: Whether ``pyro.deterministic`` sites are among them.
         """
         results = self._drawn()
-        samples = results.sites if deterministic else results.latent_sites
+        samples = dict(results.sites) if deterministic else results.latent_sites
         if not group_by_chain:
             samples = {name: value.flatten(0, 1) for name, value in samples.items()}
         if num_samples is None:
@@ -271,10 +272,6 @@ class MCMC:
     def diagnostics(self) -> dict[str, Any]:
         """R-hat and ESS of each site by ArviZ, divergences and acceptance of each chain."""
         return self._drawn().diagnostics()
-
-    @property
-    def _total_steps(self) -> int:
-        return self.warmup_steps + self.num_samples * self.thinning
 
     def _new_run(self, generator: torch.Generator) -> ChainRun:
         compiler = self._compiler = Compiler() if self.compile else None
@@ -328,7 +325,8 @@ class MCMC:
         """Run, and save now and then if that is wanted."""
         checkpoint = self._checkpoint
         is_hidden = self.disable_progbar or self._ranks.rank > 0
-        with Progress(self._total_steps, disable=is_hidden) as progress:
+        total = self.warmup_steps + self.num_samples * self.thinning
+        with Progress(total, disable=is_hidden) as progress:
             if checkpoint is None:
                 run.run(progress)
                 return

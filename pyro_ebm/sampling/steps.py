@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import fields_like, map_fields, tensors_of
+from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.positions import chains_innermost, fields_like, map_fields, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.holdings import same
 from pyro_ebm.potentials.tracing import ValueAndGrad, flat_graph
@@ -26,7 +27,7 @@ class Steps(NamedTuple):
     """How a run moves its chains."""
 
     single: Step
-    storing: Callable[..., tuple[Any, Info]] | None = None
+    storing: CompiledSteps | None = None
     """Makes ``steps_per_call`` steps with as many noises and stores their draws itself."""
 
 
@@ -45,8 +46,7 @@ class CompiledSteps:
 
     The draws are those of the plain steps up to rounding. What warm-up tunes is an argument of the
     graph, so that it compiles nothing anew; when other hyper-parameters change, the graph is made
-    again. What the potential holds is taken as it is at the first step, tensors that are changed in
-    place are followed.
+    again. What the potential holds is taken as it is at the first step of the run.
 
     Args:
         potential: What the chains sample.
@@ -67,25 +67,28 @@ class CompiledSteps:
 
         ``diverging`` says which chains diverged in all of them.
         """
-        moved, info, count = self._advance(kernel, state, noises, stores=True)
+        self.prepare(kernel, state, *noises)
+        moved, info, count = self._advance(state, noises, stores=True)
         if self._storage is not None:
             self._storage.count_to(*count)
         return moved, info
 
     def without_storing(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
         """A step of warm-up, by the same graph."""
-        moved, info, _ = self._advance(kernel, state, (noise,), stores=False)
+        self.prepare(kernel, state, noise)
+        moved, info, _ = self._advance(state, (noise,), stores=False)
         return moved, info
 
-    def _advance(
-        self, kernel: Kernel[Any, Any], state: Any, noises: Any, *, stores: bool
-    ) -> tuple[Any, Any, list[Tensor]]:
+    def prepare(self, kernel: Kernel[Any, Any], state: Any, *noises: Any) -> None:
+        """Compile what a call with these needs, if that has not been done."""
         if kernel is not self._kernel:
             self._take(kernel, state, noises)
+
+    def _advance(self, state: Any, noises: Any, *, stores: bool) -> tuple[Any, Any, list[Tensor]]:
         room: tuple[Tensor, ...] = ()
         if self._storage is not None:
             room = self._storage.room if stores else self._storage.no_room
-        randomness = map(_in_one_layout, tensors_of(noises))
+        randomness = map(chains_innermost, tensors_of(noises))
         outputs = self._graph(*self._tuned, *room, *self._tensors_of(state), *randomness)
         remaining = iter(outputs)
         moved, info = fields_like(state, remaining), fields_like(self._info, remaining)
@@ -95,11 +98,11 @@ class CompiledSteps:
     def _tensors_of(self, state: Any) -> list[Tensor]:
         """In the layout of the graph, which what it has returned is in already."""
         last, tensors = self._last
-        return tensors if state is last else [*map(_in_one_layout, tensors_of(state))]
+        return tensors if state is last else [*map(chains_innermost, tensors_of(state))]
 
     def _take(self, kernel: Kernel[Any, Any], state: Any, noises: Any) -> None:
         """Read the hyper-parameters; compile if others than those of warm-up are new."""
-        self._tuned = [*map(_in_one_layout, tuned_tensors(kernel, state.position))]
+        self._tuned = [*map(chains_innermost, tuned_tensors(kernel, state.position))]
         shape = *state.position.shape, state.position.dtype, len(noises)
         others = (*_other_hyperparameters(kernel), *shape)
         if not same(others, self._others):
@@ -131,10 +134,10 @@ class CompiledSteps:
                 room,
             )
             report = tensors_of(info)
-            return [*map(_in_one_layout, tensors_of(moved)), *report, *count]
+            return [*map(chains_innermost, tensors_of(moved)), *report, *count]
 
         # A step may write to scratch memory, which is not to be that of the chains.
-        fields = (_in_one_layout(field).clone() for field in tensors_of((state, *noises)))
+        fields = (chains_innermost(field).clone() for field in tensors_of((state, *noises)))
         examples = [*self._tuned, *parts[1], *fields]
         self._graph = self._compiler(steps, examples)
 
@@ -157,9 +160,18 @@ def steps_of_a_run(
     compiler: Compiler | None,
     storage: DrawStorage | None,
 ) -> Steps:
-    """Eager steps, or compiled ones, which store their draws if there is a storage."""
+    """Eager steps, or compiled ones, which store their draws if there is a storage.
+
+    Raises:
+        ModelError: If an energy that knows noise levels is to be compiled.
+    """
     if compiler is None:
         return Steps(eager_steps(potential))
+    if hasattr(potential, "at_noise_level"):
+        raise ModelError(
+            f"{type(potential).__name__} is another energy at each noise level, but compile=True "
+            "makes a graph of one: run it without compile=True."
+        )
     if storage is None:
         return Steps(CompiledSteps(potential, compiler))
     storing = CompiledSteps(potential, compiler, storage)
@@ -213,8 +225,3 @@ def _other_hyperparameters(kernel: Any) -> tuple[Any, ...]:
     tuned = {"target", "scale", *kernel.tuned_numbers}
     others = (field.name for field in dataclasses.fields(kernel) if field.name not in tuned)
     return type(kernel), *(getattr(kernel, name) for name in others)
-
-
-def _in_one_layout(field: Tensor) -> Tensor:
-    """Chains innermost, whatever else there is."""
-    return field.movedim(0, -1).contiguous().movedim(-1, 0) if field.ndim > 1 else field

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import StepSizeError
-from pyro_ebm.core.positions import map_fields, select
+from pyro_ebm.core.positions import chains_innermost, map_fields, select
 from pyro_ebm.core.types import Info, Kernel, Potential, State
 from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
 from pyro_ebm.sampling.plain import attributes, set_attributes
@@ -240,7 +240,7 @@ class WarmUp:
         source = torch.arange(num_chains, device=moving.device)
         source[frozen] = moving[choice]
         self.num_restarted += num_frozen
-        return map_fields(lambda field: field[source], state)
+        return map_fields(lambda field: chains_innermost(field[source]), state)
 
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:

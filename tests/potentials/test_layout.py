@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import fx
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.columns import lay_out_columns
+from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.model import ModelPotential
 from pyro_ebm.potentials.orientation import oriented
 from pyro_ebm.potentials.recording import OperationRecorder
@@ -69,6 +71,9 @@ class _ShapesOfTransposes(fx.Interpreter):
     [
         lambda x: (X @ x.mT).mT.exp().sum(dim=1),
         lambda x: (X @ x.mT).mT.exp().sum(dim=0),
+        lambda x: (X @ x.mT).mT.exp().sum(dim=-2),
+        lambda x: (X @ x.mT).mT.exp().sum(dim=(0, 1)),
+        lambda x: (X @ x.mT).mT.sum(dim=1, dtype=torch.float32),
         lambda x: (X @ x.mT).mT.sum(dim=1, keepdim=True) * x,
         lambda x: ((X @ x.mT).mT * Y + 1.0).log1p().mT,
         lambda x: (X @ x.mT).mT.mul_(2.0).clamp_(min=0.0) @ X,
@@ -80,6 +85,23 @@ class _ShapesOfTransposes(fx.Interpreter):
 def test_orientation_changes_no_number(function):
     x = CHAINS.abs()
     torch.testing.assert_close(oriented(function, x)(x), function(x), equal_nan=True)
+
+
+class _SquareByNumpy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.from_numpy(0.5 * (x.detach().numpy() ** 2).sum(-1))
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope[:, None] * ctx.saved_tensors[0]
+
+
+def test_an_energy_that_leaves_torch_is_refused_not_frozen():
+    potential = EnergyPotential(_SquareByNumpy.apply, event_shape=(3,))
+    with pytest.raises(ModelError, match=r"cannot be compiled.*without compile=True"):
+        flat_graph(potential.value_and_grad, CHAINS)
 
 
 def test_rows_are_shared_only_where_they_are_equal():

@@ -7,9 +7,10 @@ import signal
 import pytest
 import torch
 
-from pyro_ebm.core.checks import NonFiniteError
+from pyro_ebm.core.checks import ModelError, NonFiniteError
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, NUTS, ChEESHMC, Langevin
+from pyro_ebm.kernels import MALA, NUTS, AnnealedLangevin, ChEESHMC, Langevin
+from pyro_ebm.potentials.noise_conditional import NoiseConditionalPotential
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.steps import CompiledSteps
 from tests.sampling.runs import PlainEnergy, cut_short, driver
@@ -100,6 +101,15 @@ def test_a_length_that_is_tuned_compiles_nothing_anew(monkeypatch):
     mcmc = _run(ChEESHMC(ENERGY))
     assert mcmc.kernel.trajectory_length is not None
     assert len(takes) == 2  # single steps in warm-up, several in a call afterwards
+
+
+def test_an_energy_of_many_noise_levels_is_refused():
+    potential = NoiseConditionalPotential(
+        lambda x, level: x.square().sum(-1) / (2 * (1 + level**2)), 0.1, event_shape=(2,)
+    )
+    kernel = AnnealedLangevin(potential, step_size=0.01, noise_levels=(1.0, 0.1))
+    with pytest.raises(ModelError, match="without compile=True"):
+        driver(kernel, 3, 0, num_chains=4, compile=True).run()
 
 
 def test_chains_that_leave_are_named():
