@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_ebm.core.positions import chains_innermost
 from pyro_ebm.core.types import Chains, Info, State
-from pyro_ebm.sampling.compiler import Compiler, TensorFunction
+from pyro_ebm.sampling.compiler import Compiler, TensorFunction, computed_once
 
 
 class DrawStorage:
@@ -95,8 +95,8 @@ class DrawStorage:
     ) -> list[Tensor]:
         """Write a row of each chain that finished; the new count."""
         row = self._row(count, finished)
-        positions[row, self._chain] = position
-        stats[row, self._chain] = torch.stack([value.double() for value in values], dim=-1)
+        positions[row, :, self._chain] = position
+        stats[row, :, self._chain] = torch.stack([value.double() for value in values], dim=-1)
         return [count + finished]
 
     @property
@@ -115,8 +115,8 @@ class DrawStorage:
         return {
             "num_draws": self.num_draws,
             "count": self._count,
-            "positions": self._positions[rows].masked_fill(is_empty, 0.0),
-            "stats": self._stats[rows].masked_fill(is_empty, 0.0),
+            "positions": self._positions[rows].mT.masked_fill(is_empty, 0.0),
+            "stats": self._stats[rows].mT.masked_fill(is_empty, 0.0),
             "dtypes": {name: str(dtype) for name, dtype in self._dtypes.items()},
         }
 
@@ -132,7 +132,7 @@ class DrawStorage:
         self._allocate(positions.new_empty(positions.shape[1:]), dtypes)
         first = self._first_row()
         rows = torch.arange(first, first + len(positions), device=positions.device) % self.num_rows
-        self._positions[rows], self._stats[rows] = positions, stats
+        self._positions[rows], self._stats[rows] = positions.mT, stats.mT
         self._count = state_dict["count"]
         if self.num_draws > state_dict["num_draws"]:
             self._count = self._count.clamp(max=state_dict["num_draws"] * self.thinning)
@@ -165,9 +165,9 @@ class DrawStorage:
         return self._chains(slice(num)) if num > 0 else None
 
     def _chains(self, rows: slice | Tensor) -> Chains:
-        stats = self._stats[rows].transpose(0, 1)
+        stats = self._stats[rows].permute(2, 0, 1)
         return Chains(
-            positions=self._positions[rows].transpose(0, 1),
+            positions=self._positions[rows].permute(2, 0, 1),
             stats={
                 name: stats[..., i].to(torch.float64 if dtype.is_floating_point else dtype)
                 for i, (name, dtype) in enumerate(self._dtypes.items())
@@ -178,11 +178,10 @@ class DrawStorage:
         num_chains, dim = position.shape
         self._dtypes = dtypes
         self._plan(num_chains * (dim * position.element_size() + 8 * len(dtypes)))
-        rows = self.num_rows + 1
-        self._positions = position.new_empty(rows, num_chains, dim)
-        self._stats = torch.empty(
-            rows, num_chains, len(dtypes), dtype=torch.float64, device=position.device
-        )
+        rows, device = self.num_rows + 1, position.device
+        # Chains lie innermost, as they do in states: to turn them took longer than a gradient.
+        self._positions = position.new_empty(rows, dim, num_chains)
+        self._stats = torch.empty(rows, len(dtypes), num_chains, dtype=torch.float64, device=device)
         self._chain = torch.arange(num_chains, device=position.device)
         return torch.zeros_like(self._chain)
 
@@ -201,7 +200,8 @@ class DrawStorage:
             return torch.where(finished, count.clamp(max=spare), spare)
         row = (count // self.thinning).clamp(max=spare)
         keeps = finished & (count % self.thinning == self.thinning - 1)
-        return torch.where(keeps, row, spare)
+        index: Tensor = computed_once(torch.where(keeps, row, spare))
+        return index
 
 
 def _of_draws(info: Info) -> dict[str, Tensor]:

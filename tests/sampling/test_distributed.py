@@ -15,10 +15,9 @@ from tests.sampling.distributed_run import COVARIANCE, ENERGY, KERNELS, NUM_DRAW
 from tests.statistics import Rejected, assert_chain_means, assert_independent_chains
 
 ROOT = Path(__file__).parents[2]
-every_kernel = pytest.mark.parametrize("name", KERNELS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ranks(tmp_path_factory):
     """What both ranks have saved."""
     folder = tmp_path_factory.mktemp("ranks")
@@ -32,8 +31,15 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"rank_{rank}.pt") for rank in range(2)]
 
 
-@every_kernel
-def test_all_ranks_tune_the_same_kernel_and_have_all_draws(ranks, name):
+def test_two_ranks_tune_one_kernel_and_draw_from_one_law(ranks):
+    """One test, since each process of a test run would start the ranks anew."""
+    for name in KERNELS:
+        check_all_ranks_tune_the_same_kernel_and_have_all_draws(ranks, name)
+        check_the_ranks_draw_from_the_law_and_not_the_same_numbers(ranks, name)
+        check_what_is_tuned_is_what_one_process_would_tune(ranks, name)
+
+
+def check_all_ranks_tune_the_same_kernel_and_have_all_draws(ranks, name):
     first, second = (rank[name] for rank in ranks)
     assert first["step_size"] == second["step_size"] is not None
     assert first["length"] == second["length"]
@@ -44,8 +50,7 @@ def test_all_ranks_tune_the_same_kernel_and_have_all_draws(ranks, name):
     assert first["diverging"].shape == (64, NUM_DRAWS)
 
 
-@every_kernel
-def test_the_ranks_draw_from_the_law_and_not_the_same_numbers(ranks, name):
+def check_the_ranks_draw_from_the_law_and_not_the_same_numbers(ranks, name):
     draws = ranks[0][name]["draws"]
     centred = draws - ENERGY.loc
     assert_chain_means(draws, ENERGY.loc)
@@ -56,8 +61,7 @@ def test_the_ranks_draw_from_the_law_and_not_the_same_numbers(ranks, name):
         assert_independent_chains(torch.cat([draws[:32], draws[:32]]))
 
 
-@every_kernel
-def test_what_is_tuned_is_what_one_process_would_tune(ranks, name):
+def check_what_is_tuned_is_what_one_process_would_tune(ranks, name):
     torch.manual_seed(1)
     mcmc = MCMC(KERNELS[name], 2, num_chains=64, disable_progbar=True)
     mcmc.run()

@@ -17,10 +17,10 @@ KERNELS = {
     "MALA": MALA,
     "PreconditionedMALA": PreconditionedMALA,
     "HMC": HMC,
-    "NUTS": lambda target: NUTS(target, max_tree_depth=6),
+    "NUTS": lambda target: NUTS(target, max_tree_depth=4),
     "ChEES": lambda target: ChEESHMC(target, max_num_steps=60),
     "ReplicaExchange": lambda target: ReplicaExchange(
-        NUTS(max_tree_depth=6), target=target, num_replicas=3, smallest_beta=0.3
+        NUTS(max_tree_depth=4), target=target, num_replicas=3, smallest_beta=0.3
     ),
 }
 FAST = {"MALA", "NUTS"}
