@@ -15,7 +15,7 @@ _FEWEST_TO_BE_STUCK = 20
 
 
 class EscapeWatch:
-    """Looks at the chains every 50 steps, and at the end of a phase.
+    """Looks at the chains every 50 steps or a few more, and at the end of a phase.
 
     A chain has left when a coordinate is not finite or beyond ``bound``, or when it has not
     moved since the last look because every move diverged: where the energy falls to minus
