@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pyro
 import pytest
 import torch
@@ -17,6 +19,12 @@ def _global_state() -> dict[str, object]:
         "torch.get_default_device()": torch.get_default_device(),
         "torch.is_grad_enabled()": torch.is_grad_enabled(),
     }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_can_be_pressed():
+    """Shells have their background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
