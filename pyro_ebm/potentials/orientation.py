@@ -11,6 +11,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_ebm.potentials.editing import is_pointwise
+from pyro_ebm.potentials.products import turn_products
 
 _aten = torch.ops.aten
 _SWAP = [1, 0]
@@ -26,9 +27,10 @@ def oriented(function: Callable[..., Any], example: Tensor) -> fx.GraphModule:
     >>> weight, x = torch.ones(2, 3), torch.ones(4, 3)
     >>> graph = oriented(lambda x: (weight @ x.mT).mT.exp().mT, x)
     >>> [node.name for node in graph.graph.nodes]
-    ['x_1', 'transpose', '_tensor_constant0', 'mm', 'exp_default', 'output']
+    ['x_1', 'transpose', '_tensor_constant0', 'mm_default', 'exp_default', 'output']
     """
     module = make_fx(functionalize(function))(example)
+    turn_products(module.graph)
     _Orienter(module.graph).run()
     module.graph.eliminate_dead_code()
     module.recompile()

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.potentials.columns import lay_out_columns
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.model import ModelPotential
@@ -53,6 +54,21 @@ def test_arithmetic_on_the_data_needs_no_transpose():
     assert not any(set(shape) == {len(X), len(CHAINS)} for shape in shapes.seen)
 
 
+def test_the_layers_of_a_network_need_no_transpose():
+    torch.manual_seed(0)
+    energy = MLPEnergy(3, hidden=(40, 7)).double()
+    potential = EnergyPotential(energy)
+    graph = flat_graph(potential.value_and_grad, CHAINS)
+    torch.testing.assert_close(graph(CHAINS), potential.value_and_grad(CHAINS))
+    shapes = _ShapesOfTransposes(graph)
+    shapes.run(CHAINS)
+    # That of the second layer is the product of a column with a row, which costs nothing.
+    assert not any(set(shape) == {len(CHAINS), 40} for shape in shapes.seen)
+    targets = [node.target for node in graph.graph.nodes]
+    assert targets.count(torch.ops.aten.mm.default) == 5
+    assert torch.ops.aten.addmm.default not in targets
+
+
 class _ShapesOfTransposes(fx.Interpreter):
     def __init__(self, graph):
         super().__init__(graph)
@@ -80,6 +96,14 @@ class _ShapesOfTransposes(fx.Interpreter):
         lambda x: torch.where((X @ x.mT).mT > 0, Y, (X @ x.mT).mT).sum(dim=-1),
         lambda x: torch.softmax((X @ x.mT).mT, dim=1),
         lambda x: (X @ x.mT).mT.unsqueeze(1) + x.unsqueeze(2),
+        lambda x: torch.addmm(Y, x, X.mT).exp(),
+        lambda x: torch.addmm(Y, x, X.mT, beta=2.0, alpha=0.5).exp(),
+        lambda x: torch.addmm(Y[0], x, X.mT).tanh() @ X,
+        lambda x: (x @ X.mT).exp().view(-1).view(2, 120),
+        lambda x: torch.as_strided((x @ X.mT).exp(), (3, 2), (40, 1)),
+        lambda x: x @ x.mT @ x,
+        lambda x: x[:, :1] @ X[:, :1].mT,
+        lambda x: torch.ones(6, 1, dtype=torch.float64) @ X[:1] * x,
     ],
 )
 def test_orientation_changes_no_number(function):
