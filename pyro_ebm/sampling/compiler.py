@@ -65,21 +65,3 @@ def _options(graph: fx.GraphModule) -> dict[str, Any]:
 def _computes(node: fx.Node) -> bool:
     """Not what is given, nor what a few numbers are written to: that may be large and idle."""
     return isinstance(node.target, OpOverload) and not node.target._schema.is_mutable
-
-
-@torch.library.custom_op("pyro_ebm::computed_once", mutates_args=())
-def computed_once(x: Tensor) -> Tensor:
-    """A copy that the compiler sees nothing of.
-
-    It would compute what is small again for each number of something large that depends on it; a
-    division for each coordinate of each chain took longer than the gradient of a network.
-
-    >>> computed_once(torch.tensor([3])).tolist()
-    [3]
-    """
-    return x.clone()
-
-
-@computed_once.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)

@@ -275,7 +275,7 @@ class MCMC:
 
     def _new_run(self, generator: torch.Generator) -> ChainRun:
         compiler = self._compiler = Compiler() if self.compile else None
-        storage = self._new_storage(compiler)
+        storage = self._new_storage()
         # Nobody sees what is between the steps of one call.
         store_into = None if self.hook_fn or self.stream else storage
         return ChainRun(
@@ -294,12 +294,12 @@ class MCMC:
         """Time that compiling took in the last run."""
         return 0.0 if self._compiler is None else self._compiler.seconds
 
-    def _new_storage(self, compiler: Compiler | None) -> DrawStorage:
+    def _new_storage(self) -> DrawStorage:
         room = self.num_samples, self.thinning
         if self.stream is None:
-            return DrawStorage(*room, compiler=compiler)
+            return DrawStorage(*room)
         store = DrawStore(self.stream, self.potential)
-        return StreamedStorage(*room, store, self.stream_memory, compiler=compiler)
+        return StreamedStorage(*room, store, self.stream_memory)
 
     def _begun(self) -> ChainRun:
         if self.stream is not None:

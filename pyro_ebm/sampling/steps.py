@@ -68,9 +68,9 @@ class CompiledSteps:
         ``diverging`` says which chains diverged in all of them.
         """
         self.prepare(kernel, state, *noises)
-        moved, info, count = self._advance(state, noises, stores=True)
+        moved, info, stored = self._advance(state, noises, stores=True)
         if self._storage is not None:
-            self._storage.count_to(*count)
+            self._storage.count_to(stored[0])
         return moved, info
 
     def without_storing(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
@@ -126,7 +126,7 @@ class CompiledSteps:
             split = iter(tensors)
             tuned, room, at, randomness = ([*islice(split, size)] for size in sizes)
             fields = iter(randomness)
-            moved, info, count = self._walk(
+            moved, info, stored = self._walk(
                 flat,
                 with_tuned(kernel, *tuned),
                 fields_like(state, iter(at)),
@@ -134,7 +134,7 @@ class CompiledSteps:
                 room,
             )
             report = tensors_of(info)
-            return [*map(chains_innermost, tensors_of(moved)), *report, *count]
+            return [*map(chains_innermost, tensors_of(moved)), *report, *stored]
 
         # A step may write to scratch memory, which is not to be that of the chains.
         fields = (chains_innermost(field).clone() for field in tensors_of((state, *noises)))
@@ -144,14 +144,16 @@ class CompiledSteps:
     def _walk(
         self, potential: Any, kernel: Any, state: Any, noises: Any, room: list[Tensor]
     ) -> tuple[Any, Any, list[Tensor]]:
-        """What the graph does: the steps, and the draws into ``room``; its new count."""
+        """What the graph does: steps, and draws into ``room``; it returns their count and rows."""
         diverging: Any = True
+        all_rows: list[Tensor] = []
         for noise in noises:
             state, info = kernel.step(potential, state, noise)
             diverging = diverging & info.diverging
             if self._storage is not None:
-                room = [*room[:-1], self._storage.fill(state, info, *room)]
-        return state, info._replace(diverging=diverging), room[-1:]
+                count, rows = self._storage.fill(state, info, *room)
+                room, all_rows = [*room[:-1], count], [*all_rows, rows]
+        return state, info._replace(diverging=diverging), [*room[-1:], *all_rows]
 
 
 def steps_of_a_run(

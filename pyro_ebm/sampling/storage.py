@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import chains_innermost
 from pyro_ebm.core.types import Chains, Info, State
-from pyro_ebm.sampling.compiler import Compiler, TensorFunction, computed_once
 
 
 class DrawStorage:
@@ -22,16 +20,11 @@ class DrawStorage:
     Args:
         num_draws: Draws to keep of each chain.
         thinning: Keep every ``thinning``-th.
-        compiler: Compiles what is done at each step, if that is wanted.
     """
 
-    def __init__(
-        self, num_draws: int, thinning: int = 1, *, compiler: Compiler | None = None
-    ) -> None:
+    def __init__(self, num_draws: int, thinning: int = 1) -> None:
         self.num_draws, self.thinning = num_draws, thinning
-        self._compiler = compiler
         self._count: Tensor | None = None
-        self._fill: TensorFunction | None = None
 
     @property
     def waiting(self) -> Tensor | None:
@@ -41,14 +34,8 @@ class DrawStorage:
     def record(self, state: State, info: Info) -> None:
         """Store the draws of the chains that finished one in this step."""
         self.make_room(state, info)
-        finished, values = info.finished, _of_draws(info).values()
-        tensors = *self.room, chains_innermost(state.position), finished, *values
-        if self._fill is None:
-            self._fill = self._filled
-            if self._compiler is not None:
-                self._fill = self._compiler(self._filled, tensors)
         # An interrupt cannot leave a counted row that is not filled.
-        (self._count,) = self._fill(*tensors)
+        self._count, _ = self.fill(state, info, *self.room)
 
     def make_room(self, state: State, info: Info) -> None:
         """Allocate for draws like these, unless that is done."""
@@ -65,39 +52,27 @@ class DrawStorage:
     @property
     def no_room(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same, as if all draws had been made: what is written is not kept."""
-        positions, stats, count = self.room
-        return positions, stats, torch.full_like(count, self.num_draws * self.thinning)
+        return self._positions, self._stats, self._full_count
 
     def fill(
         self, state: State, info: Info, positions: Tensor, stats: Tensor, count: Tensor
-    ) -> Tensor:
-        """Write the draws that were finished into the room given; the new count.
+    ) -> tuple[Tensor, Tensor]:
+        """Write the draws that were finished into the room given; the new count, and the rows.
 
         A function of tensors, for code that compiles it together with the step and then calls
-        :meth:`count_to`.
+        :meth:`count_to`. Such code should return the rows, too: a compiler computes them once if
+        they are results, and again for each coordinate if not, which has taken longer than the
+        gradient of a network.
         """
-        values = _of_draws(info).values()
-        (new,) = self._filled(positions, stats, count, state.position, info.finished, *values)
-        return new
+        rows = self._rows_of(count, info.finished)
+        positions[rows, :, self._chain] = state.position
+        values = [value.double() for value in _of_draws(info).values()]
+        stats[rows, :, self._chain] = torch.stack(values, dim=-1)
+        return count + info.finished, rows
 
     def count_to(self, count: Tensor) -> None:
         """Take what :meth:`fill` has written as stored."""
         self._count = count
-
-    def _filled(  # flat, for the compiler
-        self,
-        positions: Tensor,
-        stats: Tensor,
-        count: Tensor,
-        position: Tensor,
-        finished: Tensor,
-        *values: Tensor,
-    ) -> list[Tensor]:
-        """Write a row of each chain that finished; the new count."""
-        row = self._row(count, finished)
-        positions[row, :, self._chain] = position
-        stats[row, :, self._chain] = torch.stack([value.double() for value in values], dim=-1)
-        return [count + finished]
 
     @property
     def count(self) -> Tensor | None:
@@ -183,6 +158,7 @@ class DrawStorage:
         self._positions = position.new_empty(rows, dim, num_chains)
         self._stats = torch.empty(rows, len(dtypes), num_chains, dtype=torch.float64, device=device)
         self._chain = torch.arange(num_chains, device=position.device)
+        self._full_count = torch.full_like(self._chain, self.num_draws * self.thinning)
         return torch.zeros_like(self._chain)
 
     def _plan(self, bytes_of_row: int) -> None:
@@ -194,14 +170,17 @@ class DrawStorage:
         """The first draw that is held."""
         return 0
 
-    def _row(self, count: Tensor, finished: Tensor) -> Tensor:
-        spare = self.num_rows
-        if self.thinning == 1:  # no divisions, which take longer than all else here
-            return torch.where(finished, count.clamp(max=spare), spare)
-        row = (count // self.thinning).clamp(max=spare)
-        keeps = finished & (count % self.thinning == self.thinning - 1)
-        index: Tensor = computed_once(torch.where(keeps, row, spare))
-        return index
+    def _rows_of(self, count: Tensor, finished: Tensor) -> Tensor:
+        """Where the next draw of each chain goes: the spare row for what is not kept."""
+        draw, keeps = count, finished
+        if self.thinning > 1:
+            draw = count // self.thinning
+            keeps = finished & (count % self.thinning == self.thinning - 1)
+        return torch.where(keeps & (draw < self.num_draws), self._place(draw), self.num_rows)
+
+    def _place(self, draw: Tensor) -> Tensor:
+        """The row of a draw that is kept."""
+        return draw
 
 
 def _of_draws(info: Info) -> dict[str, Tensor]:

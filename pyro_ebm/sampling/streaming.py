@@ -12,7 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_ebm.core.types import Chains, Potential
-from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.summary import to_numbers, to_numpy
 
@@ -116,19 +115,10 @@ class StreamedStorage(DrawStorage):
         thinning: Keep every ``thinning``-th.
         store: Where blocks go.
         memory: Bytes that the ring may take.
-        compiler: As of :class:`DrawStorage`.
     """
 
-    def __init__(
-        self,
-        num_draws: int,
-        thinning: int,
-        store: DrawStore,
-        memory: int,
-        *,
-        compiler: Compiler | None = None,
-    ) -> None:
-        super().__init__(num_draws, thinning, compiler=compiler)
+    def __init__(self, num_draws: int, thinning: int, store: DrawStore, memory: int) -> None:
+        super().__init__(num_draws, thinning)
         self.store, self._memory = store, memory
         self._num_written = 0
         self._limit: int | None = None
@@ -210,10 +200,8 @@ class StreamedStorage(DrawStorage):
     def _first_row(self) -> int:
         return self._num_written
 
-    def _row(self, count: Tensor, finished: Tensor) -> Tensor:
-        draw = count // self.thinning
-        keeps = finished & (count % self.thinning == self.thinning - 1) & (draw < self.num_draws)
-        return torch.where(keeps, draw % self.num_rows, self.num_rows)
+    def _place(self, draw: Tensor) -> Tensor:
+        return draw % self.num_rows
 
     def _plan(self, bytes_of_row: int) -> None:
         if self._memory == 0:
