@@ -1,8 +1,9 @@
 """``python -m tests.benchmarks``: pyro_ebm and its peers on the same machine in one run.
 
-``run`` (the default) measures every engine with its best number of chains and writes
+``run`` (the default) measures everything, every engine with its best number of chains, and writes
 ``docs/benchmarks.md``; ``search`` finds those numbers anew, which takes longer; ``report`` only
-writes the page again. Naming engines or targets measures those and keeps the other results.
+writes the page again. ``effective``, ``steps`` and ``growth`` measure one part of what ``run``
+measures. Naming engines or targets measures those and keeps the other results.
 """
 
 from __future__ import annotations
@@ -34,21 +35,26 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     limits = Limits(*(getattr(arguments, name) for name in SETTINGS))
     results = store.read(RESULTS) if RESULTS.exists() else store.empty(limits._asdict())
-    if arguments.command != "report" and not (arguments.engines or arguments.targets):
+    if arguments.command in AFRESH and not (arguments.engines or arguments.targets):
         fresh = store.empty(limits._asdict())
         keeps = {"searched": results.searched} if arguments.command == "run" else {}
         results = fresh._replace(**keeps)
-    results = results._replace(sessions=results.sessions + (arguments.command == "run"))
+    if arguments.command in PARTS:
+        results = results._replace(sessions=results.sessions + 1)
+    for measure in PARTS.get(arguments.command, ()):
+        results = measure(arguments, limits, results)
+        store.write(results, RESULTS)
     if arguments.command == "search":
         results = _search(arguments, limits._replace(runs=1), results)
         store.remember(results.searched)
-    elif arguments.command == "run":
-        results = _run(arguments, limits, results)
-    store.write(results, RESULTS)
+        store.write(results, RESULTS)
     report.write(results, arguments.docs)
 
 
-def _run(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
+def _effective(
+    arguments: argparse.Namespace, limits: Limits, results: store.Results
+) -> store.Results:
+    """Effective draws a second."""
     for target, engine in _pairs(arguments):
         default = DEFAULT_CHAINS if len(engine.chain_counts) > 1 else engine.chain_counts[0]
         chains = store.best_chains(engine.key, target.name, default)
@@ -56,16 +62,35 @@ def _run(arguments: argparse.Namespace, limits: Limits, results: store.Results) 
         kept = [r for r in results.rows if (r.engine, r.target) != (row.engine, row.target)]
         results = results._replace(rows=[*kept, row])
         store.write(results, RESULTS)
-    if not arguments.targets:
-        engines = steps.chosen(arguments.engines)
-        names = {engine.key for engine in engines}
-        kept_speeds = [speed for speed in results.speeds if speed.engine not in names]
-        found = list(steps.measure(engines, limits, OUT / "steps"))
-        results = results._replace(speeds=kept_speeds + found)
-    if not arguments.targets and not arguments.engines:
-        points, failures = growth.measure(limits, OUT / "growth")
-        results = results._replace(points=points, growth_failures=failures)
     return results
+
+
+def _steps(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
+    """Steps a second, which have one target."""
+    if arguments.targets:
+        return results
+    engines = steps.chosen(arguments.engines)
+    names = {engine.key for engine in engines}
+    kept = [speed for speed in results.speeds if speed.engine not in names]
+    return results._replace(speeds=kept + list(steps.measure(engines, limits, OUT / "steps")))
+
+
+def _growth(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
+    """How the time of our own kernels grows."""
+    if arguments.targets or arguments.engines:
+        return results
+    points, failures = growth.measure(limits, OUT / "growth")
+    return results._replace(points=points, growth_failures=failures)
+
+
+AFRESH = ("run", "search")
+"""What begins without the results there are."""
+PARTS = {
+    "run": (_effective, _steps, _growth),
+    "effective": (_effective,),
+    "steps": (_steps,),
+    "growth": (_growth,),
+}
 
 
 def _search(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
@@ -102,7 +127,7 @@ def _measured(engine: Engine, target: Target, chains: int, limits: Limits) -> Ro
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", nargs="?", default="run", choices=["run", "search", "report"])
+    parser.add_argument("command", nargs="?", default="run", choices=[*PARTS, "search", "report"])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one run of each")
     parser.add_argument("--threads", type=int, default=2)

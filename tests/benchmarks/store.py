@@ -78,8 +78,11 @@ def best_chains(engine: str, target: str, default: int) -> int:
 
 
 def remember(searched: list[Row]) -> None:
-    """Write the fastest number of chains among those that count, else among all."""
-    counts: dict[str, dict[str, int]] = {}
+    """Write the fastest number of chains among those that count, else among all.
+
+    What the file says of others stays.
+    """
+    counts: dict[str, dict[str, int]] = json.loads(CHAIN_COUNTS_FILE.read_text())
     for row in searched:
         rivals = [r for r in searched if (r.engine, r.target) == (row.engine, row.target)]
         ended = [r for r in rivals if not r.failure]
