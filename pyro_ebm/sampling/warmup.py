@@ -29,7 +29,7 @@ _FEWEST_TO_SETTLE = 10
 _FROZEN_ACCEPTANCE = 0.01
 """Mean acceptance of a chain in a window below which it is taken to be frozen."""
 
-_FEWEST_TO_FREEZE = 50
+_FEWEST_TO_FREEZE = 30
 """Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
@@ -53,15 +53,19 @@ class Window(NamedTuple):
 def windows(num_transitions: int) -> list[Window]:
     """Stan's schedule in shares: 15 % to find the mass, doubling windows, 10 % for the step size.
 
+    The scale that is kept is estimated in the last but one. That window is not made longer in order
+    to hold what is left, as Stan's is: chains that are still on their way at its beginning would
+    make every scale too large.
+
     >>> [window.num_transitions for window in windows(1000)]
-    [150, 125, 625, 100]
+    [150, 125, 250, 375, 100]
     """
     last = min(num_transitions, max(_FEWEST_TO_SETTLE, math.ceil(0.1 * num_transitions)))
     first = min(num_transitions - last, math.ceil(0.15 * num_transitions))
     left, size = num_transitions - first - last, max(10, num_transitions // 8)
     slow: list[Window] = []
     while left > 0:
-        size = left if left < 3 * size else size
+        size = left if left < 2 * size else size
         slow.append(Window(size, estimates_scale=True))
         left, size = left - size, 2 * size
     ends = Window(first, estimates_scale=False), Window(last, estimates_scale=False)
@@ -208,7 +212,8 @@ class WarmUp:
         if self._tuner is not None:
             self._replace(step_size=self._tuner.update(acceptance))
         if self._estimates_scale:
-            self._pooled.update(self._ranks.gather(state.position))
+            moves = self._ranks.gather(~self._frozen())
+            self._pooled.update(self._ranks.gather(state.position)[moves])
 
     def _close_window(self, state: Any) -> Any:
         self._num_transitions += self._progress.num_transitions
@@ -217,7 +222,7 @@ class WarmUp:
             self._replace(step_size=self._tuner.average)
         if self._estimates_scale:
             self._replace(scale=self._pooled.scale(state.position.dtype))
-            state = self._restart_frozen_chains(state)
+        state = self._restart_frozen_chains(state)
         if not self._windows and self._adaptation is not None:
             self.kernel = self._adaptation.finish(self.kernel)
         return self.kernel.restart(state, self.generator)
@@ -229,9 +234,9 @@ class WarmUp:
         there, and the step is shared. Nothing is kept from warm-up, so chains may be moved;
         ``num_restarted`` counts them.
         """
-        frozen = self._accepted < _FROZEN_ACCEPTANCE * self._num_steps
+        frozen = self._frozen()
         num_frozen, num_chains = int(frozen.sum()), len(frozen)
-        if self._num_steps < _FEWEST_TO_FREEZE or not 0 < 2 * num_frozen <= num_chains:
+        if self._num_steps < _FEWEST_TO_FREEZE or num_frozen == 0:
             return state
         moving = (~frozen).nonzero().flatten()
         choice = torch.randint(
@@ -241,6 +246,14 @@ class WarmUp:
         source[frozen] = moving[choice]
         self.num_restarted += num_frozen
         return map_fields(lambda field: chains_innermost(field[source]), state)
+
+    def _frozen(self) -> Tensor:
+        """Chains ``(C,)`` that hardly moved in this window, if that is not most of them.
+
+        Where they are says nothing of the target, and a few of them far out make scales too large.
+        """
+        frozen = self._accepted < _FROZEN_ACCEPTANCE * self._num_steps
+        return frozen & (2 * frozen.sum() <= len(frozen))
 
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:

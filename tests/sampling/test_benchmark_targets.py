@@ -1,0 +1,87 @@
+"""Kernels agree about the targets of the benchmarks, and with what is known of them exactly."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from pyro_ebm.kernels import HMC, MALA, NUTS, ChEESHMC, Langevin
+from pyro_ebm.sampling import MCMC
+from tests.benchmarks.engines.torch_targets import energy_of, model_of
+from tests.benchmarks.targets import all_targets, funnel, gaussian
+from tests.statistics import Rejected, assert_mean, assert_same_mean
+
+NUM_CHAINS = 64
+TARGETS = {target.name: target for target in all_targets()}
+
+
+def chain_moments(kernel, name, num_draws, thinning=1, generator=None, **options):
+    """Means of the unconstrained coordinates and of their squares, of each chain ``(C, 2 dim)``."""
+    target = TARGETS[name]
+    what, args = (energy_of(target), ()) if target.is_energy else model_of(target)
+    args = [a.to(torch.get_default_dtype()) if a.is_floating_point() else a for a in args]
+    mcmc = MCMC(
+        kernel(what, **options),
+        num_draws,
+        None if not options else 0,
+        num_chains=NUM_CHAINS,
+        thinning=thinning,
+        generator=generator,
+        disable_progbar=True,
+    )
+    mcmc.run(*args)
+    draws = mcmc.chains.positions.double()
+    return torch.cat([draws.mean(dim=1), draws.square().mean(dim=1)], dim=-1)
+
+
+@cache
+def reference(name):
+    """By HMC, with random numbers of its own, since tests in any order share it."""
+    return chain_moments(HMC, name, 300, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    ("kernel", "num_draws", "thinning"), [(NUTS, 200, 1), (ChEESHMC, 200, 1), (MALA, 400, 10)]
+)
+def test_kernels_agree(kernel, num_draws, thinning, name):
+    assert_same_mean(chain_moments(kernel, name, num_draws, thinning), reference(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaussian", "funnel"])
+def test_the_reference_is_right_where_the_truth_is_known(name):
+    assert_mean(reference(name), _exact_moments(name))
+
+
+def _exact_moments(name):
+    if name == "gaussian":
+        second = torch.as_tensor(gaussian().data["scale"]).square()
+    else:
+        dim, scale = (torch.as_tensor(funnel().data[key]) for key in ("dim", "scale"))
+        others = torch.exp(scale.double().square() / 2)  # E exp(v) of v ~ N(0, scale^2)
+        second = torch.cat([scale.double().square()[None], others.expand(int(dim) - 1)])
+    return torch.cat([torch.zeros_like(second), second])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [NUTS, ChEESHMC])
+def test_warm_up_finds_the_scales(kernel):
+    """Up to a factor that all share; far starts made those of the hierarchical model all alike."""
+    model, args = model_of(TARGETS["hierarchical"])
+    mcmc = MCMC(kernel(model), 100, num_chains=NUM_CHAINS, disable_progbar=True)
+    mcmc.run(*args)
+    ratio = mcmc.kernel.scale.double() / mcmc.chains.positions.double().std(dim=(0, 1))
+    assert float(ratio.max() / ratio.min()) < 2.0
+
+
+@pytest.mark.slow
+def test_a_biased_sampler_is_rejected():
+    """Langevin at a step size where its variances are 33 % too large."""
+    scale = torch.as_tensor(gaussian().data["scale"]).float()
+    coarse = chain_moments(Langevin, "gaussian", 400, step_size=1.0, scale=scale)
+    with pytest.raises(Rejected):
+        assert_same_mean(coarse, reference("gaussian"))
