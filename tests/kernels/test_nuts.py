@@ -147,7 +147,7 @@ def test_mistakes_are_rejected(mutant, monkeypatch):
     for name, function in MUTANTS[mutant].items():
         monkeypatch.setattr(nuts, name, function)
     with pytest.raises(Rejected):
-        assert_invariant(NUTS(step_size=0.9), gaussian_target(), num_chains=10_000, num_draws=3)
+        assert_invariant(NUTS(step_size=0.9), gaussian_target(), num_chains=10_000, num_draws=8)
 
 
 def test_who_stops_at_a_time_keeps_too_many_from_short_trajectories():
