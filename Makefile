@@ -77,6 +77,7 @@ $(BENCH)/bench.stamp: $(BIN)/python pyproject.toml constraints-bench.txt
 	@touch $@
 
 bench: $(BENCH)/bench.stamp  ## Measure pyro_ebm and its peers; results in docs/benchmarks.md
+	$(BENCH)/bin/python -m pytest -q -W ignore tests/kernels/test_nuts_against_numpyro.py
 	$(BENCH)/bin/python -W ignore -m tests.benchmarks $(BENCH_ARGS)
 
 clean:  ## Remove what the other commands made, the virtual environment included

@@ -35,6 +35,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     limits = Limits(*(getattr(arguments, name) for name in SETTINGS))
     results = store.read(RESULTS) if RESULTS.exists() else store.empty(limits._asdict())
+    if arguments.command != "report":
+        results = results._replace(settings=limits._asdict())
     if arguments.command in AFRESH and not (arguments.engines or arguments.targets):
         fresh = store.empty(limits._asdict())
         keeps = {"searched": results.searched} if arguments.command == "run" else {}
@@ -85,6 +87,7 @@ def _growth(arguments: argparse.Namespace, limits: Limits, results: store.Result
 
 AFRESH = ("run", "search")
 """What begins without the results there are."""
+NOT_NAMED = {"steps": ("targets",), "growth": ("targets", "engines")}
 PARTS = {
     "run": (_effective, _steps, _growth),
     "effective": (_effective,),
@@ -138,6 +141,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page goes")
     arguments = parser.parse_args()
     arguments.runs = 1 if arguments.quick else arguments.runs
+    for name in NOT_NAMED.get(arguments.command, ()):
+        if getattr(arguments, name):
+            parser.error(f"{arguments.command} has its own {name}: leave out --{name}.")
     return arguments
 
 

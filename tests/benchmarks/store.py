@@ -17,8 +17,8 @@ CHAIN_COUNTS_FILE = Path(__file__).with_name("chain_counts.json")
 class Results(NamedTuple):
     """Everything the report needs. ``searched`` are the rows that the search compared.
 
-    ``sessions`` counts the runs of the command whose rows are here: one, unless engines or
-    targets were measured again by name.
+    ``sessions`` counts the runs of the command whose rows are here: one, unless a part, engines or
+    targets were measured again by name. ``settings`` are those of the latest.
     """
 
     machine: dict[str, str]
@@ -80,9 +80,13 @@ def best_chains(engine: str, target: str, default: int) -> int:
 def remember(searched: list[Row]) -> None:
     """Write the fastest number of chains among those that count, else among all.
 
-    What the file says of others stays.
+    What the file says of those that were not searched stays.
     """
-    counts: dict[str, dict[str, int]] = json.loads(CHAIN_COUNTS_FILE.read_text())
+    counts: dict[str, dict[str, int]] = {}
+    if CHAIN_COUNTS_FILE.exists():
+        counts = json.loads(CHAIN_COUNTS_FILE.read_text())
+    for row in searched:
+        counts.get(row.engine, {}).pop(row.target, None)
     for row in searched:
         rivals = [r for r in searched if (r.engine, r.target) == (row.engine, row.target)]
         ended = [r for r in rivals if not r.failure]
