@@ -24,15 +24,12 @@ def chains_innermost(x: Tensor) -> Tensor:
 
 
 def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers of the shape, type and memory layout of ``x`` ``(C, dim)``."""
-    is_transposed = not x.is_contiguous()
-    noise = torch.randn(
-        x.mT.shape if is_transposed else x.shape,
-        generator=generator,
-        dtype=x.dtype,
-        device=x.device,
-    )
-    return noise.mT if is_transposed else noise
+    """Standard normal numbers of the shape, type and memory layout of ``x`` ``(C, dim)``.
+
+    The same numbers for each layout: they are drawn coordinate by coordinate.
+    """
+    noise = torch.randn(x.mT.shape, generator=generator, dtype=x.dtype, device=x.device).mT
+    return noise.contiguous() if x.is_contiguous() else noise
 
 
 def uniform_noise(
@@ -67,6 +64,11 @@ def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def select(mask: Tensor, new: TupleT, old: TupleT) -> TupleT:
     """Take each chain's state from ``new`` where ``mask`` holds, else from ``old``."""
     return map_fields(lambda n, o: choose(mask, n, o), new, old)
+
+
+def held(waiting: Tensor, before: TupleT, after: TupleT) -> TupleT:
+    """The states after a step, but for the waiting; scratch memory that both share stays shared."""
+    return map_fields(lambda n, o: n if n is o else choose(waiting, o, n), after, before)
 
 
 def map_fields(function: Callable[..., Tensor], fields: TupleT, *others: TupleT) -> TupleT:

@@ -117,11 +117,6 @@ def _put(fields: Any, where: Tensor, values: dict[str, Tensor], change: Tensor) 
     return type(fields)(*(put(*pair) for pair in zip(fields._fields, fields, strict=True)))
 
 
-def held(waiting: Tensor, before: Any, after: Any) -> Any:
-    """The new states, but for the waiting; scratch memory that both share is not copied."""
-    return map_fields(lambda n, o: n if n is o else choose(waiting, o, n), after, before)
-
-
 def next_sweep(state: ReplicaState, finished: Tensor) -> ReplicaState:
     """The next sweep of the chains that have ended one."""
     ends = finished.unsqueeze(-1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, check_count, check_probability
-from pyro_ebm.core.positions import chains_innermost, choose
+from pyro_ebm.core.positions import chains_innermost, choose, held
 from pyro_ebm.core.types import Adaptation, Potential
 from pyro_ebm.kernels._hamiltonian import Point
 from pyro_ebm.kernels._ladder import LadderTuner, check_betas, check_stretches, geometric_betas
@@ -21,7 +21,6 @@ from pyro_ebm.kernels._replicas import (
     by_chain,
     coldest,
     flat,
-    held,
     next_sweep,
     points_of,
     put_at,

@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 _aten = torch.ops.aten
+
+_MEMORY = {_aten.as_strided.default, _aten.view.dtype, _aten.view_as_complex.default}
+_ATTENTION = "scaled_dot_product"
 
 
 def turn_products(graph: fx.Graph) -> None:
@@ -15,7 +19,8 @@ def turn_products(graph: fx.Graph) -> None:
 
     Their numbers then lie ``(features, chains)``, so that what comes next loops over chains. A
     bias is added afterwards, which takes no loop of its own when it is compiled, and a product
-    of one column with one row is a multiplication. The graph must have no operations in place.
+    of one column with one row is a multiplication. A graph with operations that depend on how
+    numbers lie in memory stays as it is; one with operations in place must not be given.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
     >>> weight, bias, x = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3)
@@ -24,10 +29,22 @@ def turn_products(graph: fx.Graph) -> None:
     >>> [node.name for node in graph.nodes if node.op == "call_function"]
     ['transpose', 't_default', 't_default_1', 'mm_default', 't_default_2', 'add_tensor']
     """
-    if any(node.target is _aten.as_strided.default for node in graph.nodes):
-        return  # it looks at memory, whose order is about to change
-    _Turner(graph).run()
-    graph.eliminate_dead_code()
+    if not any(map(_looks_at_memory, graph.nodes)):
+        _Turner(graph).run()
+        graph.eliminate_dead_code()
+
+
+def _looks_at_memory(node: fx.Node) -> bool:
+    """Whether results depend on strides, or there is an error for some."""
+    if not isinstance(node.target, OpOverload):
+        return False
+    is_torch = node.target.namespace in {"aten", "prims"}
+    return not is_torch or node.target in _MEMORY or _ATTENTION in node.target.name()
+
+
+def _is_known(node: fx.Node) -> bool:
+    """Of sparse tensors there is no value."""
+    return isinstance(node.meta.get("val"), Tensor)
 
 
 class _Turner:
@@ -47,6 +64,8 @@ class _Turner:
 
     def _rewritten(self, node: Any) -> Any:
         value = node.meta.get("val")
+        if not all(map(_is_known, (node, *node.all_input_nodes))):
+            return node
         if node.target is _aten.view.default:
             return self._call(value, _aten.reshape.default, *node.args)
         if node.target is _aten.mm.default:

@@ -151,15 +151,10 @@ def trace(
     What does not depend on the input is computed once, and again when a tensor in ``held`` that
     it is computed from has changed.
     """
-    example = example.clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
-        with OperationRecorder(example) as recorder:
-            results = function(example)
-        recording = recorder.recording(results)
-        _improve(recording)
-    if compiles:
-        return TracedFunction(_compiled(recording), recorder.reads_numbers)
-    return TracedFunction(FoldedFunction(recording, held), recorder.reads_numbers)
+        recording, reads_numbers = _recorded(function, _own(example))
+    run = _compiled(recording) if compiles else FoldedFunction(recording, held)
+    return TracedFunction(run, reads_numbers)
 
 
 def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
@@ -170,12 +165,9 @@ def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
     Raises:
         ModelError: If the graph does not follow the function to another point.
     """
-    example = example.clone(memory_format=torch.contiguous_format)
+    example = _own(example)
     with torch.no_grad():
-        with OperationRecorder(example) as recorder:
-            results = function(example)
-        recording = recorder.recording(results)
-        _improve(recording)
+        recording, _ = _recorded(function, example)
         if recording.is_regular:
             share_rows(recording, len(example))
             lay_out_columns(recording)
@@ -197,6 +189,20 @@ def _check_follows(graph: ValueAndGrad, function: ValueAndGrad, other: Tensor) -
                 "computes something outside of torch (with NumPy, say, or from .item()): write it "
                 "with torch operations, or run it without compile=True."
             )
+
+
+def _own(example: Tensor) -> Tensor:
+    """A copy that nobody holds, in the layout that graphs are called with."""
+    return example.clone(memory_format=torch.contiguous_format)
+
+
+def _recorded(function: ValueAndGrad, example: Tensor) -> tuple[Recording, bool]:
+    """The function, improved, and whether it read numbers from tensors."""
+    with OperationRecorder(example) as recorder:
+        results = function(example)
+    recording = recorder.recording(results)
+    _improve(recording)
+    return recording, recorder.reads_numbers
 
 
 def _improve(recording: Recording) -> None:

@@ -11,13 +11,7 @@ from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.interrupts import uninterrupted
-from pyro_ebm.core.positions import (
-    chains_innermost,
-    choose,
-    fields_like,
-    map_fields,
-    tensors_of,
-)
+from pyro_ebm.core.positions import chains_innermost, fields_like, held, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.starts import is_finite_start
 from pyro_ebm.sampling.plain import plain
@@ -177,9 +171,11 @@ class ChainRun:
 
     def _step_and_store(self) -> None:
         noise = self.kernel.noise(self._state, self.generator)
+        info: Any
         state, info = self._step(self.kernel, self._state, noise)
         if (waiting := self.storage.waiting) is not None:
-            state, info = _held(waiting, self._state, state, info)
+            state, moves = held(waiting, self._state, state), ~waiting
+            info = info._replace(finished=info.finished & moves, diverging=info.diverging & moves)
         self.storage.record(state, info)
         self._after_step(state, info, "Sample", self.storage)
 
@@ -245,13 +241,6 @@ class ChainRun:
             "storage": _stored(self.storage, mark.drawn),
             "warmup_storage": _stored(self.warmup_storage, mark.warmup_drawn),
         }
-
-
-def _held(waiting: Tensor, before: Any, after: Any, info: Any) -> tuple[Any, Any]:
-    """The step of all other chains; scratch memory that states share is not copied."""
-    state = map_fields(lambda n, o: n if n is o else choose(waiting, o, n), after, before)
-    moves = ~waiting
-    return state, info._replace(finished=info.finished & moves, diverging=info.diverging & moves)
 
 
 def _stored(storage: DrawStorage | None, count: Tensor | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from pyro_ebm.core.checks import ModelError, StepSizeError
 from pyro_ebm.core.types import Kernel
 
-_MEMBERS = ("target", "step_size", "scale", "init", "noise", "step")
+_MEMBERS = [name for name in vars(Kernel) if not name.startswith("_")]
 
 
 def check_kernel(kernel: object) -> None:
@@ -16,10 +16,12 @@ def check_kernel(kernel: object) -> None:
     Raises:
         ModelError: If there is no kernel or no target.
     """
-    if isinstance(kernel, type) or not all(hasattr(kernel, name) for name in _MEMBERS):
+    missing = [name for name in _MEMBERS if not hasattr(kernel, name)]
+    if isinstance(kernel, type) or missing:
+        lacks = f" It has no {', '.join(missing)}." if missing else ""
         raise ModelError(
             f"the kernel is {kernel!r}, but one of pyro_ebm.kernels with a target is wanted: "
-            "MCMC(MALA(model), ...). Pyro's own kernels run in pyro.infer.MCMC."
+            f"MCMC(MALA(model), ...). Pyro's own kernels run in pyro.infer.MCMC.{lacks}"
         )
     name = type(kernel).__name__
     if getattr(kernel, "target", None) is None:

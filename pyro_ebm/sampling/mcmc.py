@@ -21,7 +21,7 @@ from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.fingerprint import of_arguments
 from pyro_ebm.sampling.kernel_checks import check_kernel, check_tunable
 from pyro_ebm.sampling.progress import Progress
-from pyro_ebm.sampling.ranks import gathered, ranks_of_a_run, sources
+from pyro_ebm.sampling.ranks import gathered, ranks_of_a_run, sources, total
 from pyro_ebm.sampling.results import Results, resampled
 from pyro_ebm.sampling.starting import starts
 from pyro_ebm.sampling.steps import steps_of_a_run
@@ -360,6 +360,7 @@ class MCMC:
             self.warmup_chains = run.warmup_storage.chains()
         if is_complete and self._chains is not None:
             self._chains = gathered(self._ranks, self._chains)
+            self.num_restarted = total(self._ranks, run.num_restarted, self.potential.device)
         num_drawn = run.storage.num_complete
         if num_drawn and not is_complete:
             warnings.warn(

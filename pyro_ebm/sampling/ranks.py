@@ -109,3 +109,8 @@ def gathered(ranks: Ranks, chains: Chains) -> Chains:
     """The chains of all ranks."""
     stats = {name: ranks.gather(values) for name, values in chains.stats.items()}
     return Chains(ranks.gather(chains.positions), stats)
+
+
+def total(ranks: Ranks, number: int, device: torch.device) -> int:
+    """The sum of a number over all ranks."""
+    return int(ranks.gather(torch.tensor([number], device=device)).sum())

@@ -34,6 +34,9 @@ class CountingKernel:
     is_adjusted: ClassVar[bool] = True
     keeps_momentum: ClassVar[bool] = False
     full_mass: ClassVar[bool] = False
+    shortest_warmup: ClassVar[int] = 0
+    steps_per_call: ClassVar[int] = 1
+    tuned_numbers: ClassVar[dict[str, float | None]] = {}
 
     target: Any = None
     _: KW_ONLY

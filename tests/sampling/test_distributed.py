@@ -11,6 +11,7 @@ import torch
 
 from pyro_ebm.kernels import MALA
 from pyro_ebm.sampling import MCMC
+from pyro_ebm.sampling.ranks import total
 from tests.sampling.distributed_run import COVARIANCE, ENERGY, KERNELS, NUM_DRAWS
 from tests.statistics import Rejected, assert_chain_means, assert_independent_chains
 
@@ -73,3 +74,13 @@ def check_what_is_tuned_is_what_one_process_would_tune(ranks, name):
 def test_there_must_be_a_group():
     with pytest.raises(RuntimeError, match=r"init_process_group.*torchrun"):
         MCMC(MALA(ENERGY), 2, distributed=True)
+
+
+def test_what_ranks_count_is_added_up():
+    class TwoAlike:
+        rank, size = 0, 2
+
+        def gather(self, part):
+            return torch.cat([part, part])
+
+    assert total(TwoAlike(), 3, torch.device("cpu")) == 6
