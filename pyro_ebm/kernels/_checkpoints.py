@@ -80,9 +80,9 @@ def turned_in_all_slots(
     between = inner - before
     turns = ((between * left).sum(dim=1) <= 0) | ((between * right).sum(dim=1) <= 0)
     turned = (turns & (place == last)).any(dim=0)
-    begins = (place == 0).unsqueeze(1)
-    left.copy_(torch.where(begins, right, left))
-    before.copy_(torch.where(begins, inner, before))
+    begins = (place == 0)[:, None, None]
+    # One write for both halves: compilers would copy all slots once more between two.
+    slots.copy_(torch.where(begins, torch.stack([right, inner]), slots))
     return turned
 
 

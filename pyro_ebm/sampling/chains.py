@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ from pyro_ebm.sampling.warmup import WarmUp
 from pyro_ebm.sampling.watch import EscapeWatch
 
 Hook = Callable[[Any, dict[str, Tensor], str, int], None]
+
+_STEPS_AT_ONCE = 8
+"""Compiled steps between two looks at the run, which take as long as a step of few chains."""
 
 
 class Mark(NamedTuple):
@@ -162,10 +166,11 @@ class ChainRun:
         self._make_mark()
 
     def _draw(self) -> None:
-        advance = self._step_and_store if self._storing_steps is None else self._many_steps
-        per_call = 1 if self._storing_steps is None else self.kernel.steps_per_call
+        advance, at_once = self._step_and_store, 1
+        if self._storing_steps is not None:
+            advance, at_once = self._many_steps, self._num_calls * self.kernel.steps_per_call
         while (left := self.storage.steps_left()) > 0:
-            for _ in range(math.ceil(left / per_call)):
+            for _ in range(math.ceil(left / at_once)):
                 advance()
         self._watch.look(self._state)
 
@@ -180,15 +185,24 @@ class ChainRun:
         self._after_step(state, info, "Sample", self.storage)
 
     def _many_steps(self) -> None:
-        """Several steps at once, always as many, so that a run that goes on makes the same."""
+        """Several calls, each of as many steps, so that a run that goes on makes the same."""
         assert self._storing_steps is not None
+        first = self._noises()
+        self._storing_steps.prepare(self.kernel, self._state, *first)
+        # An interrupt in the middle of a call would leave scratch memory that belongs to no state.
+        with uninterrupted() as interrupts:
+            noises = (self._noises() for _ in range(self._num_calls - 1) if not interrupts)
+            moved = self._storing_steps.store(self._state, chain([first], noises))
+            self._after_step(moved.state, moved.info, "Sample", self.storage, moved.num_steps)
+
+    @property
+    def _num_calls(self) -> int:
+        return max(1, _STEPS_AT_ONCE // self.kernel.steps_per_call)
+
+    def _noises(self) -> list[Any]:
+        """Randomness of one call."""
         num_steps = self.kernel.steps_per_call
-        noises = [self.kernel.noise(self._state, self.generator) for _ in range(num_steps)]
-        self._storing_steps.prepare(self.kernel, self._state, *noises)
-        # An interrupt in the middle would leave scratch memory that belongs to no state.
-        with uninterrupted():
-            state, info = self._storing_steps(self.kernel, self._state, *noises)
-            self._after_step(state, info, "Sample", self.storage, num_steps)
+        return [self.kernel.noise(self._state, self.generator) for _ in range(num_steps)]
 
     def _after_step(
         self,

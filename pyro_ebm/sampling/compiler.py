@@ -58,8 +58,10 @@ class Compiler:
 def _options(graph: fx.GraphModule) -> dict[str, Any]:
     values = (node.meta.get("val") for node in graph.graph.nodes if _computes(node))
     largest = max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
+    # Shapes are those of the examples: to ask at each call took a sixth of a step of 64 chains.
+    options: dict[str, Any] = {"size_asserts": False}
     # Threads that wait for each other at every loop cost more than a small loop itself.
-    return {} if largest >= _WORTH_THREADS else {"cpp.threads": 1}
+    return options if largest >= _WORTH_THREADS else options | {"cpp.threads": 1}
 
 
 def _computes(node: fx.Node) -> bool:

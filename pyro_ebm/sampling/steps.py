@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
     single: Step
     storing: CompiledSteps | None = None
-    """Makes ``steps_per_call`` steps with as many noises and stores their draws itself."""
+    """Makes several steps at once and stores their draws itself, if that is possible."""
 
 
 def eager_steps(potential: Potential) -> Step:
@@ -39,6 +39,17 @@ def eager_steps(potential: Potential) -> Step:
         return moved
 
     return step
+
+
+class Moved(NamedTuple):
+    """What several steps came to."""
+
+    state: Any
+    info: Any
+    """Report of the last; ``diverging`` says which chains diverged in all of them."""
+    num_steps: int
+    room: tuple[Tensor, ...]
+    """Where the next draws go."""
 
 
 class CompiledSteps:
@@ -62,38 +73,45 @@ class CompiledSteps:
         self._others: tuple[Any, ...] = ()
         self._last: tuple[Any, list[Tensor]] = (None, [])
 
-    def __call__(self, kernel: Kernel[Any, Any], state: Any, *noises: Any) -> tuple[Any, Info]:
-        """One step for each noise; the report is of the last.
-
-        ``diverging`` says which chains diverged in all of them.
-        """
-        self.prepare(kernel, state, *noises)
-        moved, info, stored = self._advance(state, noises, stores=True)
-        if self._storage is not None:
-            self._storage.count_to(stored[0])
-        return moved, info
-
-    def without_storing(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
-        """A step of warm-up, by the same graph."""
+    def __call__(self, kernel: Kernel[Any, Any], state: Any, noise: Any) -> tuple[Any, Info]:
+        """One step, whose draws are not stored."""
         self.prepare(kernel, state, noise)
-        moved, info, _ = self._advance(state, (noise,), stores=False)
-        return moved, info
+        room = () if self._storage is None else self._storage.no_room
+        moved = self._advance(state, [(noise,)], room)
+        return moved.state, moved.info
+
+    def store(self, state: Any, calls: Iterable[Sequence[Any]]) -> Moved:
+        """One call for each group of noises, one step for each noise, with their draws stored.
+
+        Kernel and groups must be as :meth:`prepare` has seen them.
+        """
+        assert self._storage is not None
+        moved = self._advance(state, calls, self._storage.room)
+        self._storage.count_to(moved.room[-1])
+        return moved
 
     def prepare(self, kernel: Kernel[Any, Any], state: Any, *noises: Any) -> None:
         """Compile what a call with these needs, if that has not been done."""
         if kernel is not self._kernel:
             self._take(kernel, state, noises)
 
-    def _advance(self, state: Any, noises: Any, *, stores: bool) -> tuple[Any, Any, list[Tensor]]:
-        room: tuple[Tensor, ...] = ()
-        if self._storage is not None:
-            room = self._storage.room if stores else self._storage.no_room
-        randomness = map(chains_innermost, tensors_of(noises))
-        outputs = self._graph(*self._tuned, *room, *self._tensors_of(state), *randomness)
-        remaining = iter(outputs)
-        moved, info = fields_like(state, remaining), fields_like(self._info, remaining)
-        self._last = moved, outputs[: self._num_fields]
-        return moved, info, [*remaining]
+    def _advance(
+        self, state: Any, calls: Iterable[Sequence[Any]], room: tuple[Tensor, ...]
+    ) -> Moved:
+        """State and report get their names after the calls: that takes as long as a small step."""
+        tensors, num_fields, num_steps = self._tensors_of(state), self._num_fields, 0
+        diverging: Any = True
+        for noises in calls:
+            randomness = map(chains_innermost, tensors_of(tuple(noises)))
+            outputs = self._graph(*self._tuned, *room, *tensors, *randomness)
+            tensors, remaining = outputs[:num_fields], iter(outputs[num_fields:])
+            info = fields_like(self._info, remaining)
+            diverging = diverging & info.diverging
+            room = (*room[:-1], *islice(remaining, bool(room)))
+            num_steps += len(noises)
+        moved = fields_like(state, iter(tensors))
+        self._last = moved, tensors
+        return Moved(moved, info._replace(diverging=diverging), num_steps, room)
 
     def _tensors_of(self, state: Any) -> list[Tensor]:
         """In the layout of the graph, which what it has returned is in already."""
@@ -178,7 +196,7 @@ def steps_of_a_run(
         return Steps(CompiledSteps(potential, compiler))
     storing = CompiledSteps(potential, compiler, storage)
     if kernel.steps_per_call == 1:  # one graph is enough
-        return Steps(storing.without_storing, storing)
+        return Steps(storing, storing)
     return Steps(CompiledSteps(potential, compiler), storing)
 
 
