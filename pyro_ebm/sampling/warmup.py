@@ -33,6 +33,9 @@ _FEWEST_TO_FREEZE = 30
 """Shorter windows do not tell a frozen chain from an unlucky one."""
 
 
+_FEWEST_TO_BE_FAR = 16
+"""Chains from which their median deviation is good enough to say that one is far out."""
+
 _ALONE = OneProcess()
 
 _ONE_CHAIN = 20
@@ -84,12 +87,31 @@ def enough_transitions(shortest: int, num_chains: int) -> int:
     return max(shortest, math.ceil(_ONE_CHAIN * shortest / math.pow(num_chains, 0.75)))
 
 
+def within_reach(position: Tensor) -> Tensor:
+    """Positions ``(C, dim)``, moved to within ten median deviations of the chains' median.
+
+    One chain of 64 that is still on its way from a far start, 100 standard deviations out, would
+    make a scale 12 times too large, and its own step the smaller. A normal coordinate lies within
+    ten median deviations but for a share of 1e-11. Few chains do not tell who is far.
+
+    >>> position = torch.tensor([*range(-10, 11), 1e6]).unsqueeze(-1)
+    >>> within_reach(position).max()
+    tensor(50.)
+    """
+    if len(position) < _FEWEST_TO_BE_FAR:
+        return position
+    median = position.median(dim=0).values
+    deviation = (position - median).abs().median(dim=0).values
+    reach = torch.where(deviation > 0, 10 * deviation, torch.inf)
+    return position.clamp(median - reach, median + reach)
+
+
 class WarmUp:
     """Tune what the kernel leaves open, and move its chains on the way.
 
     A step size or scale that is given is kept; one that is None is tuned. The chains are one
-    batch, so they share both. Progress is counted in transitions: draws finished, on average
-    over the chains, which may be at different stages of their trajectories. At each whole
+    batch, so they share both. Progress is counted in transitions: draws that half of the
+    chains have finished, which may be at different stages of their trajectories. At each whole
     transition the step size follows the mean acceptance over all chains and *all points they
     came to*, and the scale takes in where all chains are, in the middle of a trajectory or not:
     finished draws alone would be those of the short trajectories first. A new step size takes
@@ -147,7 +169,7 @@ class WarmUp:
 
     @property
     def num_transitions(self) -> int:
-        """Transitions made so far, on average over the chains."""
+        """Transitions that half of the chains have made so far."""
         current = 0 if self._window is None else self._progress.num_transitions
         return self._num_transitions + current
 
@@ -213,7 +235,7 @@ class WarmUp:
             self._replace(step_size=self._tuner.update(acceptance))
         if self._estimates_scale:
             moves = self._ranks.gather(~self._frozen())
-            self._pooled.update(self._ranks.gather(state.position)[moves])
+            self._pooled.update(within_reach(self._ranks.gather(state.position)[moves]))
 
     def _close_window(self, state: Any) -> Any:
         self._num_transitions += self._progress.num_transitions
@@ -286,22 +308,23 @@ class _Progress:
     """Counts transitions of chains that finish them at different steps."""
 
     def __init__(self, num_chains: int) -> None:
-        self._num_chains = num_chains
-        self._num_finished = self._num_taken = 0
+        self._finished: Tensor | None = None
+        self._num_chains, self._num_taken = num_chains, 0
         self._acceptance, self._num_points = 0.0, 0
+        self.num_transitions = 0
+        """What half of the chains have made: a mean would count chains that diverge at every step,
+        which is a transition each, for those that are on long trajectories."""
 
     def add(self, info: Info, ranks: Ranks) -> None:
+        finished = info.finished if self._finished is None else self._finished + info.finished
+        self._finished = finished.long()
+        median = ranks.gather(self._finished).median()
+        acceptance = ranks.gather(info.step_acceptance.sum().unsqueeze(0)).sum()
         # One transfer from the device for both numbers.
-        sums = torch.stack([info.step_acceptance.sum(), info.finished.sum(dtype=torch.float64)])
-        acceptance, finished = ranks.gather(sums.unsqueeze(0)).sum(dim=0).tolist()
+        acceptance, transitions = torch.stack([acceptance, median.double()]).tolist()
         self._acceptance += acceptance
         self._num_points += self._num_chains
-        self._num_finished += int(finished)
-
-    @property
-    def num_transitions(self) -> int:
-        """Whole transitions, on average over the chains."""
-        return self._num_finished // self._num_chains
+        self.num_transitions = int(transitions)
 
     @property
     def has_transition(self) -> bool:

@@ -68,11 +68,11 @@ def _exact_moments(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [NUTS, ChEESHMC])
-def test_warm_up_finds_the_scales(kernel):
+@pytest.mark.parametrize(("kernel", "warmup_steps"), [(NUTS, None), (ChEESHMC, None), (HMC, 100)])
+def test_warm_up_finds_the_scales(kernel, warmup_steps):
     """Up to a factor that all share; far starts made those of the hierarchical model all alike."""
     model, args = model_of(TARGETS["hierarchical"])
-    mcmc = MCMC(kernel(model), 100, num_chains=NUM_CHAINS, disable_progbar=True)
+    mcmc = MCMC(kernel(model), 100, warmup_steps, num_chains=NUM_CHAINS, disable_progbar=True)
     mcmc.run(*args)
     ratio = mcmc.kernel.scale.double() / mcmc.chains.positions.double().std(dim=(0, 1))
     assert float(ratio.max() / ratio.min()) < 2.0
