@@ -51,7 +51,7 @@ def _outcome(prepared: Prepared, arguments: argparse.Namespace) -> dict[str, Any
         runs.append(
             {
                 "seconds": wall - run.compile_seconds,
-                "cores": cpu / wall,
+                "cores": (cpu + run.other_cpu_seconds) / wall,
                 "num_gradients": run.num_gradients,
                 "draws": str(path),
             }

@@ -1,7 +1,8 @@
-"""pyro_ebm itself: a kernel, eager or compiled."""
+"""pyro_ebm itself: a kernel, eager or compiled, in one process or with a rank for each thread."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyro
 
 from pyro_ebm import MCMC, kernels
 from tests.benchmarks.contract import Prepared, Run, Settings, timed
+from tests.benchmarks.engines.ranks import shared
 from tests.benchmarks.engines.torch_targets import energy_of, model_of
 from tests.benchmarks.targets import Target
 
@@ -27,6 +29,14 @@ def chees_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare("ChEESHMC", target, settings, compile=True)
 
 
+def nuts_ranks(target: Target, settings: Settings) -> Prepared:
+    return _prepare("NUTS", target, settings, compile=True, distributed=True)
+
+
+def chees_ranks(target: Target, settings: Settings) -> Prepared:
+    return _prepare("ChEESHMC", target, settings, compile=True, distributed=True)
+
+
 def mala(target: Target, settings: Settings) -> Prepared:
     return _prepare("MALA", target, settings, thinning=MALA_THINNING)
 
@@ -36,11 +46,25 @@ def mala_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) -> Prepared:
+    arguments = kernel, target, settings, options
+    with timed() as first:
+        if "distributed" in options:
+            run = shared(settings.threads, _sampler, *arguments)
+        else:
+            run = _sampler(*arguments)
+    thinning = f", thinning {options['thinning']}" if "thinning" in options else ""
+    mode = "compile=True" if options.get("compile") else "eager"
+    ranks = f", {settings.threads} ranks of one thread" if "distributed" in options else ""
+    return Prepared(run, first.seconds, "float32", f"{mode}, default warm-up{thinning}{ranks}")
+
+
+def _sampler(
+    kernel: str, target: Target, settings: Settings, options: dict[str, Any]
+) -> Callable[[int], Run]:
     what, args = _target(target)
     make = partial(getattr(kernels, kernel), what)
-    with timed() as first:
-        # The first run of a process imports what torch imports late; peers compile here.
-        _driver(make(), 16, 10, {"thinning": 1}).run(*args)
+    # The first run of a process imports what torch imports late; peers compile here.
+    _driver(make(), 16, 10, {"thinning": 1}).run(*args)
 
     def run(seed: int) -> Run:
         pyro.set_rng_seed(seed)
@@ -50,9 +74,7 @@ def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) ->
         draws = {name: value.numpy() for name, value in samples.items()}
         return Run(draws, _num_gradients(mcmc, options), getattr(mcmc, "compile_seconds", 0.0))
 
-    thinning = f", thinning {options['thinning']}" if "thinning" in options else ""
-    mode = "compile=True" if options.get("compile") else "eager"
-    return Prepared(run, first.seconds, "float32", f"{mode}, default warm-up{thinning}")
+    return run
 
 
 def _target(target: Target) -> tuple[Any, tuple[Any, ...]]:

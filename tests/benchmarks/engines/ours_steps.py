@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -9,6 +11,7 @@ import torch
 
 from pyro_ebm import MCMC, kernels
 from tests.benchmarks.contract import Prepared, Run, Settings, timed
+from tests.benchmarks.engines.ranks import shared
 from tests.benchmarks.engines.torch_targets import energy_of
 from tests.benchmarks.steps import KEPT, STEP_SIZE
 from tests.benchmarks.targets import Target
@@ -22,6 +25,14 @@ def langevin_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare(kernels.Langevin, target, settings, compile=True)
 
 
+def langevin_ranks(target: Target, settings: Settings) -> Prepared:
+    return _prepare(kernels.Langevin, target, settings, compile=True, distributed=True)
+
+
+def mala_ranks(target: Target, settings: Settings) -> Prepared:
+    return _prepare(kernels.MALA, target, settings, compile=True, distributed=True)
+
+
 def mala(target: Target, settings: Settings) -> Prepared:
     return _prepare(kernels.MALA, target, settings)
 
@@ -31,6 +42,20 @@ def mala_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def _prepare(kernel: Any, target: Target, settings: Settings, **options: Any) -> Prepared:
+    arguments = kernel, target, settings, options
+    with timed() as first:
+        if "distributed" in options:
+            run = shared(settings.threads, _sampler, *arguments)
+        else:
+            run = _sampler(*arguments)
+    mode = "compile=True" if options else "eager"
+    ranks = f", {settings.threads} ranks of one thread" if "distributed" in options else ""
+    return Prepared(run, first.seconds, "float32", mode + ranks)
+
+
+def _sampler(
+    kernel: Any, target: Target, settings: Settings, options: dict[str, Any]
+) -> Callable[[int], Run]:
     energy = energy_of(target)
     scale = torch.ones(energy.event_shape.numel())
     recipe = kernel(energy, step_size=STEP_SIZE, scale=scale)
@@ -50,8 +75,5 @@ def _prepare(kernel: Any, target: Target, settings: Settings, **options: Any) ->
         draws = {"x": mcmc.get_samples(group_by_chain=True)["x"].numpy()}
         return Run(draws, None, getattr(mcmc, "compile_seconds", 0.0))
 
-    with timed() as first:
-        sample(1, 0)
-    text = "compile=True" if options else "eager"
-    thinning = settings.num_draws // KEPT
-    return Prepared(lambda seed: sample(thinning, seed), first.seconds, "float32", text)
+    sample(1, 0)
+    return partial(sample, settings.num_draws // KEPT)
