@@ -316,12 +316,12 @@ class _Progress:
         which is a transition each, for those that are on long trajectories."""
 
     def add(self, info: Info, ranks: Ranks) -> None:
-        finished = info.finished if self._finished is None else self._finished + info.finished
-        self._finished = finished.long()
-        median = ranks.gather(self._finished).median()
-        acceptance = ranks.gather(info.step_acceptance.sum().unsqueeze(0)).sum()
-        # One transfer from the device for both numbers.
-        acceptance, transitions = torch.stack([acceptance, median.double()]).tolist()
+        before = 0 if self._finished is None else self._finished
+        self._finished = before + info.finished.double()
+        # One message for both, and one transfer from the device.
+        report = torch.stack([self._finished, info.step_acceptance.double()])
+        finished, acceptances = ranks.gather(report.mT).unbind(dim=-1)
+        transitions, acceptance = torch.stack([finished.median(), acceptances.sum()]).tolist()
         self._acceptance += acceptance
         self._num_points += self._num_chains
         self.num_transitions = int(transitions)

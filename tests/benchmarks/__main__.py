@@ -12,7 +12,9 @@ import argparse
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.benchmarks import growth, report, steps, store
 from tests.benchmarks.processes import Limits, run_worker
@@ -35,22 +37,22 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     limits = Limits(*(getattr(arguments, name) for name in SETTINGS))
     results = store.read(RESULTS) if RESULTS.exists() else store.empty(limits._asdict())
-    if arguments.command != "report":
-        results = results._replace(settings=limits._asdict())
-    if arguments.command in AFRESH and not (arguments.engines or arguments.targets):
+    if arguments.command in AFRESH and not _names(arguments):
         fresh = store.empty(limits._asdict())
         keeps = {"searched": results.searched} if arguments.command == "run" else {}
         results = fresh._replace(**keeps)
-    if arguments.command in PARTS:
-        results = results._replace(sessions=results.sessions + 1)
-    for measure in PARTS.get(arguments.command, ()):
-        results = measure(arguments, limits, results)
-        store.write(results, RESULTS)
-    if arguments.command == "search":
-        results = _search(arguments, limits._replace(runs=1), results)
-        store.remember(results.searched)
-        store.write(results, RESULTS)
+    if COMMANDS[arguments.command]:
+        results = results._replace(settings=limits._asdict(), sessions=results.sessions + 1)
+    for part in COMMANDS[arguments.command]:
+        if _names(arguments) <= part.named_by:
+            results = part.measure(arguments, limits, results)
+            store.write(results, RESULTS)
     report.write(results, arguments.docs)
+
+
+def _names(arguments: argparse.Namespace) -> set[str]:
+    """What was named on the command line."""
+    return {name for name in ("engines", "targets") if getattr(arguments, name)}
 
 
 def _effective(
@@ -69,8 +71,6 @@ def _effective(
 
 def _steps(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
     """Steps a second, which have one target."""
-    if arguments.targets:
-        return results
     engines = steps.chosen(arguments.engines)
     names = {engine.key for engine in engines}
     kept = [speed for speed in results.speeds if speed.engine not in names]
@@ -79,24 +79,12 @@ def _steps(arguments: argparse.Namespace, limits: Limits, results: store.Results
 
 def _growth(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
     """How the time of our own kernels grows."""
-    if arguments.targets or arguments.engines:
-        return results
     points, failures = growth.measure(limits, OUT / "growth")
     return results._replace(points=points, growth_failures=failures)
 
 
-AFRESH = ("run", "search")
-"""What begins without the results there are."""
-NOT_NAMED = {"steps": ("targets",), "growth": ("targets", "engines")}
-PARTS = {
-    "run": (_effective, _steps, _growth),
-    "effective": (_effective,),
-    "steps": (_steps,),
-    "growth": (_growth,),
-}
-
-
 def _search(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
+    """The best number of chains of each engine."""
     for target, engine in _pairs(arguments):
         expected = 0.0
         for chains in engine.chain_counts:
@@ -104,12 +92,37 @@ def _search(arguments: argparse.Namespace, limits: Limits, results: store.Result
                 reason = f"not run: about {expected:.0f} s expected"
                 row = Row(engine.key, target.name, chains, failure=reason)
             else:
-                row = _measured(engine, target, chains, limits)
+                row = _measured(engine, target, chains, limits._replace(runs=1))
                 # Four times as many chains take four times as long once a core is busy.
                 expected = LONGEST_SEARCH + 1 if row.failure else 4 * row.seconds
             results = results._replace(searched=store.updated(results.searched, row))
             store.write(results, RESULTS)
+    store.remember(results.searched)
     return results
+
+
+class Part(NamedTuple):
+    """A part of what can be measured."""
+
+    measure: Callable[[argparse.Namespace, Limits, store.Results], store.Results]
+    named_by: set[str]
+    """Names on the command line that choose among its rows; without them it is left out."""
+
+
+EFFECTIVE = Part(_effective, {"engines", "targets"})
+STEPS = Part(_steps, {"engines"})
+GROWTH = Part(_growth, set())
+SEARCH = Part(_search, {"engines", "targets"})
+COMMANDS = {
+    "run": (EFFECTIVE, STEPS, GROWTH),
+    "effective": (EFFECTIVE,),
+    "steps": (STEPS,),
+    "growth": (GROWTH,),
+    "search": (SEARCH,),
+    "report": (),
+}
+AFRESH = ("run", "search")
+"""What begins without the results there are."""
 
 
 def _pairs(arguments: argparse.Namespace) -> list[tuple[Target, Engine]]:
@@ -130,7 +143,7 @@ def _measured(engine: Engine, target: Target, chains: int, limits: Limits) -> Ro
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", nargs="?", default="run", choices=[*PARTS, "search", "report"])
+    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one run of each")
     parser.add_argument("--threads", type=int, default=2)
@@ -141,9 +154,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page goes")
     arguments = parser.parse_args()
     arguments.runs = 1 if arguments.quick else arguments.runs
-    for name in NOT_NAMED.get(arguments.command, ()):
-        if getattr(arguments, name):
-            parser.error(f"{arguments.command} has its own {name}: leave out --{name}.")
+    parts = COMMANDS[arguments.command]
+    for name in _names(arguments).difference(*(part.named_by for part in parts)):
+        parser.error(
+            f"--{name} does not choose among the rows of {arguments.command}: leave it out."
+        )
     return arguments
 
 
