@@ -58,9 +58,13 @@ doctest: $(VENV)/check.stamp
 	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' \
 		pyro_ebm README.md CONTRIBUTING.md docs/*.md
 
-smoke: $(VENV)/check.stamp
-	set -e; for name in $(EXAMPLES); do \
-		echo "examples.$$name --smoke"; $(BIN)/python -m examples.$$name --smoke; done
+# A target for each example, so that they share the cores.
+SMOKES = $(EXAMPLES:%=smoke-%)
+
+smoke: $(SMOKES)
+
+$(SMOKES): smoke-%: $(VENV)/check.stamp
+	$(BIN)/python -m examples.$* --smoke
 
 docs: $(VENV)/check.stamp  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
