@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, _inductor, fx
+from torch._guards import TracingContext, tracing
 from torch._ops import OpOverload
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pyro_ebm.potentials.tracing import same_validation
 
@@ -25,7 +28,9 @@ class Compiler:
     """Trace a function and hand the graph to TorchInductor.
 
     Unlike ``torch.compile`` nothing is asked at every call: what the function holds is taken as
-    it is now, and shapes, types and layouts must stay those of the examples.
+    it is now, and shapes, types and layouts must stay those of the examples. TorchInductor keeps
+    what it compiled, and takes it again in any process with the same graph, threads and versions
+    (in the folder ``TORCHINDUCTOR_CACHE_DIR``; ``TORCHINDUCTOR_FORCE_DISABLE_CACHES=1`` forbids).
 
     Attributes:
         seconds: Time that compiling took so far.
@@ -41,7 +46,8 @@ class Compiler:
         """The compiled function; ``function`` is called once, with the examples."""
         with self.timed(), torch.no_grad(), same_validation():
             graph = make_fx(function)(*examples)
-            compiled = _inductor.compile(graph, list(examples), options=_options(graph))
+            with _cached():
+                compiled = _inductor.compile(graph, list(examples), options=_options(graph))
         without_grad: TensorFunction = torch.no_grad()(compiled)
         return without_grad
 
@@ -53,6 +59,11 @@ class Compiler:
             yield
         finally:
             self.seconds = before + time.perf_counter() - started
+
+
+def _cached() -> AbstractContextManager[object]:
+    """Graphs are looked up in the cache only where shapes could be symbols; here none is."""
+    return tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)))
 
 
 def _options(graph: fx.GraphModule) -> dict[str, Any]:

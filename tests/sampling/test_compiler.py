@@ -1,0 +1,69 @@
+"""Compiled code is taken from the cache where it is the same, and only there."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from pyro_ebm.sampling.compiler import Compiler
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
+X, ROOM = torch.linspace(0, 1, 6).reshape(3, 2), torch.zeros(4, 3)
+
+
+def _scaled(number, *constants):
+    """A function that holds tensors and a number, and writes to one that it is given."""
+
+    def function(x, room):
+        value = number * x.exp()
+        for constant in constants:
+            value = value @ constant if constant.ndim else value + constant
+        total = value.sum(-1)
+        room.index_copy_(0, torch.ones(1, dtype=torch.int64), total[None])
+        return [value, total]
+
+    return function
+
+
+def _assert_compiles(function, x=X):
+    room, compiled_room = ROOM.clone(), ROOM.clone()
+    compiled = Compiler()(function, [x, compiled_room.clone()])
+    torch.testing.assert_close(compiled(x, compiled_room), function(x, room))
+    torch.testing.assert_close(compiled_room, room)
+
+
+def _hits():
+    """How often the cache was of use."""
+    return counters["aot_autograd"]["autograd_cache_hit"]
+
+
+def test_what_a_function_holds_is_told_apart():
+    matrix, shift = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor(5.0)
+    before, new = _hits(), time.time()  # nobody compiled this number before
+    _assert_compiles(_scaled(new, matrix, shift))
+    assert _hits() == before
+    _assert_compiles(_scaled(new, matrix.clone(), shift.clone()))
+    assert _hits() == before + 1
+    _assert_compiles(_scaled(new, matrix + 1, shift))
+    _assert_compiles(_scaled(new, matrix, shift + 1))
+    hits = _hits()
+    _assert_compiles(_scaled(new + 1, matrix, shift))
+    assert _hits() == hits
+
+
+def test_threads_are_told_apart():
+    number, x, before = time.time(), torch.ones(2**16, 1), torch.get_num_threads()
+
+    def hits_with(threads):
+        torch.set_num_threads(threads)
+        started = _hits()
+        Compiler()(lambda x: [x.exp() * number], [x])
+        return _hits() - started
+
+    try:
+        assert [hits_with(threads) for threads in (1, 2, 1)] == [0, 0, 1]
+    finally:
+        torch.set_num_threads(before)
