@@ -71,10 +71,12 @@ def _effective(
 
 def _steps(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:
     """Steps a second, which have one target."""
-    engines = steps.chosen(arguments.engines)
-    names = {engine.key for engine in engines}
-    kept = [speed for speed in results.speeds if speed.engine not in names]
-    return results._replace(speeds=kept + list(steps.measure(engines, limits, OUT / "steps")))
+    for speed in steps.measure(steps.chosen(arguments.engines), limits, OUT / "steps"):
+        print(report.line_of_steps(speed), flush=True)
+        kept = [s for s in results.speeds if (s.engine, s.chains) != (speed.engine, speed.chains)]
+        results = results._replace(speeds=[*kept, speed])
+        store.write(results, RESULTS)
+    return results
 
 
 def _growth(arguments: argparse.Namespace, limits: Limits, results: store.Results) -> store.Results:

@@ -9,7 +9,7 @@ from tests.benchmarks import figure, growth, tables
 from tests.benchmarks.goals import SAMPLING_GOALS, Verdict, judge, step_goals
 from tests.benchmarks.roster import STEP_CHAIN_COUNTS
 from tests.benchmarks.rows import MOST_R_HAT, Row
-from tests.benchmarks.steps import DIM, STEP_SIZE
+from tests.benchmarks.steps import DIM, STEP_SIZE, Speed
 from tests.benchmarks.store import Results
 from tests.benchmarks.tables import TARGETS, TITLES, number
 
@@ -38,6 +38,14 @@ def line(row: Row) -> str:
         return f"{start}  {row.failure}"
     speed = f"{row.speed:10.0f} ESS/s, R-hat {row.r_hat:.3f}, {row.seconds:6.2f} s"
     return f"{start} {speed}, compile {row.compile_seconds or 0.0:5.1f} s, {row.runs[0].slowest}"
+
+
+def line_of_steps(speed: Speed) -> str:
+    """The same of steps a second."""
+    start = f"{'steps':20} {speed.engine:22} {speed.chains:5} chains"
+    if speed.failure:
+        return f"{start}  {speed.failure}"
+    return f"{start} {speed.speed:10.0f} steps/s, compile {speed.compile_seconds or 0.0:5.1f} s"
 
 
 def verdicts(results: Results) -> list[Verdict]:

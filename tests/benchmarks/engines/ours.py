@@ -9,8 +9,8 @@ from typing import Any
 import pyro
 
 from pyro_ebm import MCMC, kernels
-from tests.benchmarks.contract import Prepared, Run, Settings, timed
-from tests.benchmarks.engines.ranks import shared
+from tests.benchmarks.contract import Prepared, Run, Settings
+from tests.benchmarks.engines.ranks import prepared
 from tests.benchmarks.engines.torch_targets import energy_of, model_of
 from tests.benchmarks.targets import Target
 
@@ -46,16 +46,8 @@ def mala_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) -> Prepared:
-    arguments = kernel, target, settings, options
-    with timed() as first:
-        if "distributed" in options:
-            run = shared(settings.threads, _sampler, *arguments)
-        else:
-            run = _sampler(*arguments)
-    thinning = f", thinning {options['thinning']}" if "thinning" in options else ""
-    mode = "compile=True" if options.get("compile") else "eager"
-    ranks = f", {settings.threads} ranks of one thread" if "distributed" in options else ""
-    return Prepared(run, first.seconds, "float32", f"{mode}, default warm-up{thinning}{ranks}")
+    thinning = [f"thinning {options['thinning']}"] if "thinning" in options else []
+    return prepared(_sampler, kernel, target, settings, options, "default warm-up", *thinning)
 
 
 def _sampler(

@@ -10,55 +10,47 @@ import pyro
 import torch
 
 from pyro_ebm import MCMC, kernels
-from tests.benchmarks.contract import Prepared, Run, Settings, timed
-from tests.benchmarks.engines.ranks import shared
+from tests.benchmarks.contract import Prepared, Run, Settings
+from tests.benchmarks.engines.ranks import prepared
 from tests.benchmarks.engines.torch_targets import energy_of
 from tests.benchmarks.steps import KEPT, STEP_SIZE
 from tests.benchmarks.targets import Target
 
 
 def langevin(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.Langevin, target, settings)
+    return _prepare("Langevin", target, settings)
 
 
 def langevin_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.Langevin, target, settings, compile=True)
+    return _prepare("Langevin", target, settings, compile=True)
 
 
 def langevin_ranks(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.Langevin, target, settings, compile=True, distributed=True)
+    return _prepare("Langevin", target, settings, compile=True, distributed=True)
 
 
 def mala_ranks(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.MALA, target, settings, compile=True, distributed=True)
+    return _prepare("MALA", target, settings, compile=True, distributed=True)
 
 
 def mala(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.MALA, target, settings)
+    return _prepare("MALA", target, settings)
 
 
 def mala_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.MALA, target, settings, compile=True)
+    return _prepare("MALA", target, settings, compile=True)
 
 
-def _prepare(kernel: Any, target: Target, settings: Settings, **options: Any) -> Prepared:
-    arguments = kernel, target, settings, options
-    with timed() as first:
-        if "distributed" in options:
-            run = shared(settings.threads, _sampler, *arguments)
-        else:
-            run = _sampler(*arguments)
-    mode = "compile=True" if options else "eager"
-    ranks = f", {settings.threads} ranks of one thread" if "distributed" in options else ""
-    return Prepared(run, first.seconds, "float32", mode + ranks)
+def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) -> Prepared:
+    return prepared(_sampler, kernel, target, settings, options)
 
 
 def _sampler(
-    kernel: Any, target: Target, settings: Settings, options: dict[str, Any]
+    kernel: str, target: Target, settings: Settings, options: dict[str, Any]
 ) -> Callable[[int], Run]:
     energy = energy_of(target)
     scale = torch.ones(energy.event_shape.numel())
-    recipe = kernel(energy, step_size=STEP_SIZE, scale=scale)
+    recipe = getattr(kernels, kernel)(energy, step_size=STEP_SIZE, scale=scale)
 
     def sample(thinning: int, seed: int) -> Run:
         pyro.set_rng_seed(seed)

@@ -1,9 +1,11 @@
-"""Runs whose chains are shared among ranks of ``torch.distributed``, one for each thread."""
+"""Our samplers in this process, or on ranks of ``torch.distributed``, one for each thread."""
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,31 @@ from typing import Any
 import torch
 from torch import distributed
 
-from tests.benchmarks.contract import Run
+from tests.benchmarks.contract import Prepared, Run, Settings, timed
+from tests.benchmarks.targets import Target
 
 Sample = Callable[[int], Run]
 """Makes a run with a seed."""
+
+
+def prepared(
+    make: Callable[..., Sample],
+    kernel: str,
+    target: Target,
+    settings: Settings,
+    options: dict[str, Any],
+    *notes: str,
+) -> Prepared:
+    """What ``make(kernel, target, settings, options)`` gives; ``options`` are those of ``MCMC``."""
+    arguments = kernel, target, settings, options
+    how = ["compile=True" if options.get("compile") else "eager", *notes]
+    with timed() as first:
+        if options.get("distributed"):
+            how.append(f"{settings.threads} ranks of one thread")
+            run = shared(settings.threads, make, *arguments)
+        else:
+            run = make(*arguments)
+    return Prepared(run, first.seconds, "float32", ", ".join(how))
 
 
 def shared(num_ranks: int, make: Callable[..., Sample], *arguments: Any) -> Sample:
@@ -23,7 +46,9 @@ def shared(num_ranks: int, make: Callable[..., Sample], *arguments: Any) -> Samp
 
     ``make`` must be importable by its name, since the other ranks are new processes.
     """
-    meeting = Path(tempfile.mkdtemp()) / "ranks"
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    meeting = Path(folder) / "ranks"
     spawn = multiprocessing.get_context("spawn")
     for rank in range(1, num_ranks):
         place = rank, num_ranks, meeting
