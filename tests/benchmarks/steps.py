@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ def measure(engines: list[Engine], limits: Limits, folder: Path) -> Iterator[Spe
     """All engines at all numbers of chains."""
     for chains in STEP_CHAIN_COUNTS:
         for engine in engines:
+            shutil.rmtree(folder, ignore_errors=True)  # with the caches of the last engine
             steps = num_steps(chains)
             answer = run_worker(engine, mlp(DIM, steps), chains, limits, folder)
             if "failure" in answer:
