@@ -14,20 +14,22 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import goals, store, tables, targets
+from tests.benchmarks import goals, store, tables, targets, timing
+from tests.benchmarks.contract import Run
 from tests.benchmarks.growth import Point, turning_size
 from tests.benchmarks.measure import Statistic, largest_error, pooled, quality
 from tests.benchmarks.processes import Limits, reason, run_module
 from tests.benchmarks.roster import ENGINES, STEP_ENGINES
 from tests.benchmarks.rows import Measured, Row, analysed, from_json, to_json
 from tests.benchmarks.steps import Speed
+from tests.benchmarks.timing import Timed
 
 ROOT = Path(__file__).parent.parent
 NUM_CHAINS, NUM_DRAWS = 8, 500
 
 
 def row(engine, seconds, *, ess=1000.0, r_hat=1.0, target="gaussian"):
-    runs = tuple(Measured(s, 1.0, 4000, ess, r_hat, "x^2") for s in seconds)
+    runs = tuple(Measured(s, 1.0, 0.0, 4000, ess, r_hat, "x^2") for s in seconds)
     found = {"x": Statistic("x", ess, r_hat, 0.0, 1.0)}
     return Row(engine, target, 64, "float32", "none", {"torch": "1"}, 2.0, runs, found)
 
@@ -75,7 +77,7 @@ def test_a_row_counts_if_every_run_mixed():
     assert mixed.speed == 500.0
     assert mixed.spread == (250.0, 1000.0)
     assert mixed.ess_per_thousand_gradients == 250.0
-    stuck = mixed._replace(runs=(*mixed.runs, Measured(1.0, 1.0, None, 9.0, 1.02, "x")))
+    stuck = mixed._replace(runs=(*mixed.runs, Measured(1.0, 1.0, 0.0, None, 9.0, 1.02, "x")))
     assert not stuck.counts
     assert stuck.why_not == "R-hat 1.020"
 
@@ -132,7 +134,8 @@ def test_results_survive_the_file(tmp_path):
 def test_draws_of_a_worker_are_analysed_and_deleted(tmp_path, independent):
     path = tmp_path / "draws.npz"
     np.savez(path, **independent)
-    run = {"seconds": 2.0, "cores": 1.0, "num_gradients": None, "draws": str(path)}
+    timed = Timed(2.0, 1.0, 0.01, num_gradients=None, compile_seconds=0.0, draws=str(path))
+    run = timed._asdict()
     answer = {"engine": "nutpie", "target": "gaussian", "chains": 8, "runs": [run]}
     found = analysed(answer, processes=1)
     assert found.counts
@@ -156,6 +159,41 @@ def test_tables_show_what_failed_and_why():
     assert "does not count" in lines[3]
     assert "No module named" in lines[4]
     assert len({line.count("|") for line in lines[:-1]}) == 1
+
+
+def _seeds_of_quiet_runs(monkeypatch, tmp_path, stolen_shares, **limits):
+    """Runs of a second on one core each, of which others had these shares."""
+    clock, stolen, shares = [0.0], [0.0], iter(stolen_shares)
+
+    def make(seed):
+        clock[0] += 1.0
+        stolen[0] += next(shares)
+        return Run({"x": np.array([seed])}, None)
+
+    monkeypatch.setattr(timing, "stolen_seconds", lambda: stolen[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 1)
+    runs = timing.quiet_runs(make, seed=1, folder=tmp_path, **limits)
+    assert [run.seconds for run in runs] == [1.0] * len(runs)
+    return [np.load(run.draws)["x"].item() for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("shares", "wanted", "budget", "seeds"),
+    [
+        ([0.0, 0.0], 2, 9.0, [1, 2]),
+        ([0.3, 0.0, 0.2, 0.01], 2, 9.0, [2, 4]),
+        ([0.0, 0.0, 0.0], 9, 2.5, [1, 2, 3]),
+        ([0.3, 0.0, 0.3, 0.3, 0.3], 9, 2.0, [2]),
+        ([0.3, 0.4, 0.3], 9, 1.0, [1, 2, 3]),
+    ],
+    ids=["quiet", "made again", "budget", "patience", "never quiet"],
+)
+def test_runs_that_others_disturbed_are_made_again(
+    monkeypatch, tmp_path, shares, wanted, budget, seeds
+):
+    limits = {"wanted": wanted, "budget": budget}
+    assert _seeds_of_quiet_runs(monkeypatch, tmp_path, shares, **limits) == seeds
 
 
 def test_a_worker_that_fails_says_why(tmp_path):

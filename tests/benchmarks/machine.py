@@ -6,6 +6,9 @@ import os
 import platform
 from pathlib import Path
 
+_STEAL = 8
+"""Place in the first line of ``/proc/stat``, see ``man proc``."""
+
 
 def description() -> dict[str, str]:
     """Processor, cores, memory, system and Python."""
@@ -22,6 +25,18 @@ def description() -> dict[str, str]:
 def load() -> float:
     """Processes that want to run, averaged over a minute; 0 where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def stolen_seconds() -> float:
+    """Processor time since the start that other guests of a virtual machine had, of all cores.
+
+    0 where the system does not say.
+    """
+    try:
+        ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return 0.0
+    return int(ticks[_STEAL]) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory() -> str:

@@ -12,6 +12,7 @@ from tests.benchmarks.rows import MOST_R_HAT, Row
 from tests.benchmarks.steps import DIM, STEP_SIZE, Speed
 from tests.benchmarks.store import Results
 from tests.benchmarks.tables import TARGETS, TITLES, number
+from tests.benchmarks.timing import MOST_STOLEN
 
 PREAMBLE = Path(__file__).with_name("preamble.md")
 NOTES = Path(__file__).with_name("notes.md")
@@ -22,7 +23,8 @@ SPEED_FIGURE, GROWTH_FIGURE = "benchmarks_speed.png", "benchmarks_growth.png"
 
 def write(results: Results, folder: Path) -> None:
     """The page and its figures."""
-    conditions = {"most_r_hat": MOST_R_HAT, "sessions": results.sessions}
+    conditions: dict[str, float] = {"most_r_hat": MOST_R_HAT, "most_stolen": MOST_STOLEN}
+    conditions |= {"sessions": results.sessions}
     lines = [PREAMBLE.read_text().format(**conditions, **results.settings)]
     lines += ["## Goals", "", *tables.goals_table(verdicts(results))]
     lines += [NOTES.read_text()] if NOTES.exists() else []

@@ -12,10 +12,14 @@ MOST_R_HAT = 1.01
 
 
 class Measured(NamedTuple):
-    """One run of one engine on one target. ``cores`` is processor time over time."""
+    """One run of one engine on one target. ``cores`` is processor time over time.
+
+    ``stolen`` is the share of the processors' time that other guests of the machine had.
+    """
 
     seconds: float
     cores: float
+    stolen: float
     num_gradients: int | None
     ess: float
     r_hat: float
@@ -57,6 +61,11 @@ class Row(NamedTuple):
         return statistics.median(run.seconds for run in self.runs)
 
     @property
+    def stolen(self) -> float:
+        """The largest of all runs."""
+        return max(run.stolen for run in self.runs)
+
+    @property
     def r_hat(self) -> float:
         """The largest of all runs."""
         return max(run.r_hat for run in self.runs)
@@ -87,6 +96,7 @@ def analysed(answer: dict[str, Any], processes: int) -> Row:
     found: dict[str, Statistic] = {}
     for run in answer.pop("runs"):
         path = Path(run.pop("draws"))
+        run.pop("compile_seconds")
         quality: Quality = quality_of_file(path, processes)
         path.unlink()
         found = found or quality.statistics

@@ -27,6 +27,8 @@ class Speed(NamedTuple):
     chains: int
     speeds: tuple[float, ...] = ()
     compile_seconds: float | None = None
+    stolen: float = 0.0
+    """The largest share of the processors' time that other guests of the machine had in a run."""
     failure: str = ""
 
     @property
@@ -51,7 +53,8 @@ def measure(engines: list[Engine], limits: Limits, folder: Path) -> Iterator[Spe
                 yield Speed(engine.key, chains, failure=answer["failure"])
                 continue
             speeds = tuple(chains * steps / run["seconds"] for run in answer["runs"])
-            yield Speed(engine.key, chains, speeds, answer["compile_seconds"])
+            stolen = max(run["stolen"] for run in answer["runs"])
+            yield Speed(engine.key, chains, speeds, answer["compile_seconds"], stolen)
 
 
 def chosen(keys: list[str]) -> list[Engine]:

@@ -50,8 +50,9 @@ def target_table(rows: Sequence[Row]) -> list[str]:
     references = [row.statistics for row in rows if row.counts and row.engine in EXACT]
     reference = pooled(references) if references else {}
     header = ["engine", "chains", "dtype", "ESS/s", "slowest to fastest run"]
-    header += ["ESS per 1000 gradients", "seconds", "compile s", "cores", "R-hat", "error"]
-    return table([*header, "runs"], [_cells(row, reference) for row in ranked])
+    header += ["ESS per 1000 gradients", "seconds", "compile s", "cores", "stolen"]
+    header += ["R-hat", "error", "runs"]
+    return table(header, [_cells(row, reference) for row in ranked])
 
 
 def steps_table(speeds: Sequence[Speed]) -> list[str]:
@@ -62,8 +63,10 @@ def steps_table(speeds: Sequence[Speed]) -> list[str]:
         if here:
             cells = [_speed_cell(here.get(chains)) for chains in STEP_CHAIN_COUNTS]
             compiling = max((s.compile_seconds or 0.0 for s in here.values()), default=None)
-            rows.append([engine.title, *cells, number(compiling)])
-    return table(["engine", *(f"{c} chains" for c in STEP_CHAIN_COUNTS), "compile s"], rows)
+            stolen = max(speed.stolen for speed in here.values())
+            rows.append([engine.title, *cells, number(compiling), f"{stolen:.0%}"])
+    columns = [f"{chains} chains" for chains in STEP_CHAIN_COUNTS]
+    return table(["engine", *columns, "compile s", "stolen"], rows)
 
 
 def search_table(searched: Sequence[Row], target: str) -> list[str]:
@@ -94,7 +97,7 @@ def pairs_table(header: Sequence[str], pairs: Mapping[str, str]) -> list[str]:
 def _cells(row: Row, reference: dict[str, tuple[float, float]]) -> list[str]:
     title, chains = TITLES[row.engine], str(row.chains)
     if row.failure:
-        return [title, chains, "", f"none: {row.failure}", *[""] * 8]
+        return [title, chains, "", f"none: {row.failure}", *[""] * 9]
     speed, (low, high) = number(row.speed), row.spread
     error = largest_error(row.statistics, reference) if reference else None
     return [
@@ -107,6 +110,7 @@ def _cells(row: Row, reference: dict[str, tuple[float, float]]) -> list[str]:
         number(row.seconds),
         number(row.compile_seconds),
         f"{max(run.cores for run in row.runs):.1f}",
+        f"{row.stolen:.0%}",
         f"{row.r_hat:.3f}",
         number(error),
         str(len(row.runs)),

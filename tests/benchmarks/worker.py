@@ -12,15 +12,13 @@ import importlib.metadata
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tests.benchmarks.contract import Prepared, Settings
 from tests.benchmarks.roster import ENGINES_FOLDER
 from tests.benchmarks.targets import load
+from tests.benchmarks.timing import quiet_runs
 
 
 def main() -> None:
@@ -39,37 +37,15 @@ def main() -> None:
 
 
 def _outcome(prepared: Prepared, arguments: argparse.Namespace) -> dict[str, Any]:
-    runs: list[dict[str, Any]] = []
-    compile_seconds = prepared.compile_seconds
-    for number in range(arguments.runs):
-        started, cpu_started = time.perf_counter(), _cpu_seconds()
-        run = prepared.run(arguments.seed + number)
-        wall, cpu = time.perf_counter() - started, _cpu_seconds() - cpu_started
-        path = arguments.out / f"draws_{number}.npz"
-        np.savez(path, **run.draws)
-        compile_seconds += run.compile_seconds if number == 0 else 0.0
-        runs.append(
-            {
-                "seconds": wall - run.compile_seconds,
-                "cores": (cpu + run.other_cpu_seconds) / wall,
-                "num_gradients": run.num_gradients,
-                "draws": str(path),
-            }
-        )
-        if sum(run["seconds"] for run in runs) > arguments.budget:
-            break
+    limits = arguments.runs, arguments.budget, arguments.seed
+    runs = quiet_runs(prepared.run, *limits, arguments.out)
     return {
-        "compile_seconds": compile_seconds,
+        "compile_seconds": prepared.compile_seconds + runs[0].compile_seconds,
         "dtype": prepared.dtype,
         "settings": prepared.settings,
         "versions": {name: importlib.metadata.version(name) for name in arguments.packages},
-        "runs": runs,
+        "runs": [run._asdict() for run in runs],
     }
-
-
-def _cpu_seconds() -> float:
-    """Of this process and of those it has waited for."""
-    return sum(os.times()[:4])
 
 
 def _arguments() -> argparse.Namespace:
