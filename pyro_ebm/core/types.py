@@ -128,6 +128,9 @@ class State(Protocol):
         ...
 
 
+InfoT = TypeVar("InfoT", bound="Info")
+
+
 class Info(Protocol):
     """What a step reports; a NamedTuple of tensors ``(C,)``.
 
@@ -170,6 +173,8 @@ class Info(Protocol):
         ...
 
     def _asdict(self) -> dict[str, Any]: ...
+
+    def _replace(self: InfoT, *_: Any, **changes: Any) -> InfoT: ...
 
 
 StateT = TypeVar("StateT", bound=State)

@@ -15,9 +15,10 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
+from pyro_ebm.potentials.graphs.recording import UnbatchableError
+from pyro_ebm.potentials.graphs.tracing import ValueAndGrad, batched, trace
 from pyro_ebm.potentials.holdings import same
-from pyro_ebm.potentials.recording import UnbatchableError
-from pyro_ebm.potentials.tracing import ValueAndGrad, batched, looped, trace, unvalidated
+from pyro_ebm.potentials.validation import unvalidated
 
 _LAST_BITS = 100.0
 """Rounding errors that add up in a term, in units of the last bit of the position."""
@@ -85,7 +86,7 @@ class ChainBatcher:
         if len(rows) == 0:
             return rows.new_empty(0), rows
         if not self.is_batchable:
-            return looped(self.scalar)(rows)
+            return _looped(self.scalar)(rows)
         key = (rows.shape, rows.dtype, rows.device)
         graph = self._graphs.get(key)
         if graph is None or not graph.is_fresh(self.held()):
@@ -103,7 +104,7 @@ class ChainBatcher:
         except Exception as error:  # any failure to batch leads to the loop
             _raise_if_final(error)
             self._give_up_batching(error)
-            return _Graph(looped(self.scalar), (), None)
+            return _Graph(_looped(self.scalar), (), None)
         held = self.held()
         return _Graph(function, held, _versions(held) if reads_numbers else None)
 
@@ -148,6 +149,23 @@ class ChainBatcher:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_graphs": {}}
+
+
+def _looped(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
+    """What ``batched`` gives, one chain after another, for functions that cannot be batched."""
+
+    def one(q: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad(), unvalidated():
+            q = q.detach().requires_grad_()
+            value = scalar(q)
+            (grad,) = torch.autograd.grad(value, q, materialize_grads=True)
+        return value.detach(), grad
+
+    def value_and_grad(q: Tensor) -> tuple[Tensor, Tensor]:
+        values, grads = zip(*(one(row) for row in q), strict=True)
+        return torch.stack(values), torch.stack(grads)
+
+    return value_and_grad
 
 
 def _versions(held: tuple[Any, ...]) -> tuple[int, ...]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
+from pyro_ebm.potentials.graphs.tracing import RandomnessDetector
 from pyro_ebm.potentials.observations import mask_of
 from pyro_ebm.potentials.sites import is_data, is_deterministic, is_enumerated
-from pyro_ebm.potentials.tracing import RandomnessDetector
 
 _ENERGY_ADVICE = (
     "If it is an energy function, wrap it: EnergyPotential(f, event_shape=(2,)), or give it an "

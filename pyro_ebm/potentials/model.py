@@ -35,7 +35,7 @@ from pyro_ebm.potentials.sites import (
     split,
 )
 from pyro_ebm.potentials.starts import uniform_starts
-from pyro_ebm.potentials.tracing import unvalidated
+from pyro_ebm.potentials.validation import unvalidated
 
 _CHUNK_NUMBERS = 2**24
 """Numbers that the sites of one chunk of replayed draws may hold (128 MiB in float64)."""

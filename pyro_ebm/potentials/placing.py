@@ -20,7 +20,7 @@ from pyro_ebm.potentials.enumeration import DrawnValues, Enumeration
 from pyro_ebm.potentials.observations import fill_masked
 from pyro_ebm.potentials.sites import LatentSite, is_enumerated, is_latent, is_sampled, split
 from pyro_ebm.potentials.supports import bijection_to
-from pyro_ebm.potentials.tracing import unvalidated, without_validation
+from pyro_ebm.potentials.validation import unvalidated, without_validation
 
 
 class Placed(NamedTuple):

@@ -18,7 +18,7 @@ from torch.distributions.transforms import Transform
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.starts import INITIAL_RADIUS
 from pyro_ebm.potentials.supports import bijection_to
-from pyro_ebm.potentials.tracing import without_validation
+from pyro_ebm.potentials.validation import without_validation
 
 
 class LatentSite(NamedTuple):

@@ -176,7 +176,6 @@ class ChainRun:
 
     def _step_and_store(self) -> None:
         noise = self.kernel.noise(self._state, self.generator)
-        info: Any
         state, info = self._step(self.kernel, self._state, noise)
         if (waiting := self.storage.waiting) is not None:
             state, moves = held(waiting, self._state, state), ~waiting

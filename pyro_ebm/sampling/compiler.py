@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pyro_ebm.potentials.tracing import same_validation
+from pyro_ebm.potentials.graphs.tracing import same_validation
 
 TensorFunction = Callable[..., list[Tensor]]
 """Takes tensors, returns tensors, may write to those that it takes."""
@@ -46,8 +46,7 @@ class Compiler:
         """The compiled function; ``function`` is called once, with the examples."""
         with self.timed(), torch.no_grad(), same_validation():
             graph = make_fx(function)(*examples)
-            with _cached():
-                compiled = _inductor.compile(graph, list(examples), options=_options(graph))
+            compiled = _compiled(graph, examples)
         without_grad: TensorFunction = torch.no_grad()(compiled)
         return without_grad
 
@@ -61,9 +60,14 @@ class Compiler:
             self.seconds = before + time.perf_counter() - started
 
 
-def _cached() -> AbstractContextManager[object]:
-    """Graphs are looked up in the cache only where shapes could be symbols; here none is."""
-    return tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)))
+def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
+    # TorchInductor looks into its cache only where shapes could be symbols. They must not be:
+    # code for all shapes is slower.
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with tracing(TracingContext(mode)):
+        shapes: list[Any] = [mode.from_tensor(example, static_shapes=True) for example in examples]
+        compiled: Callable[..., Any] = _inductor.compile(graph, shapes, options=_options(graph))
+    return compiled
 
 
 def _options(graph: fx.GraphModule) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -103,6 +104,22 @@ def sources(ranks: Ranks, generator: torch.Generator) -> Sources:
     seed = int(ranks.gather(own)[0])
     first, second = (torch.Generator(device) for _ in range(2))
     return Sources(first.manual_seed(seed), second.manual_seed(seed + 1 + ranks.rank))
+
+
+def gather_together(ranks: Ranks, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Gather several parts, each ``(n, ...)``, in one message: it is the number that takes time.
+
+    They travel in float64, which holds all numbers of up to 53 bits.
+    """
+    if ranks.size == 1:
+        return list(parts)
+    columns = [part.reshape(len(part), -1).double() for part in parts]
+    everywhere = ranks.gather(torch.cat(columns, dim=-1))
+    split = everywhere.split([column.shape[-1] for column in columns], dim=-1)
+    return [
+        found.reshape(-1, *part.shape[1:]).to(part.dtype)
+        for found, part in zip(split, parts, strict=True)
+    ]
 
 
 def gathered(ranks: Ranks, chains: Chains) -> Chains:

@@ -14,8 +14,8 @@ from torch import Tensor
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.positions import chains_innermost, fields_like, map_fields, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
+from pyro_ebm.potentials.graphs.tracing import ValueAndGrad, flat_graph
 from pyro_ebm.potentials.holdings import same
-from pyro_ebm.potentials.tracing import ValueAndGrad, flat_graph
 from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.storage import DrawStorage
 
@@ -45,7 +45,7 @@ class Moved(NamedTuple):
     """What several steps came to."""
 
     state: Any
-    info: Any
+    info: Info
     """Report of the last; ``diverging`` says which chains diverged in all of them."""
     num_steps: int
     room: tuple[Tensor, ...]
@@ -98,7 +98,7 @@ class CompiledSteps:
     def _advance(
         self, state: Any, calls: Iterable[Sequence[Any]], room: tuple[Tensor, ...]
     ) -> Moved:
-        """State and report get their names after the calls: that takes as long as a small step."""
+        """The state gets names after the calls only: that takes as long as a small step."""
         tensors, num_fields, num_steps = self._tensors_of(state), self._num_fields, 0
         diverging: Any = True
         for noises in calls:

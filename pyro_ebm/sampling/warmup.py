@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import StepSizeError
-from pyro_ebm.core.positions import chains_innermost, map_fields, select
+from pyro_ebm.core.positions import (
+    chains_innermost,
+    fields_like,
+    map_fields,
+    select,
+    tensors_of,
+)
 from pyro_ebm.core.types import Info, Kernel, Potential, State
 from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
 from pyro_ebm.sampling.plain import attributes, set_attributes
-from pyro_ebm.sampling.ranks import OneProcess, Ranks
+from pyro_ebm.sampling.ranks import OneProcess, Ranks, gather_together
 from pyro_ebm.sampling.steps import Step, eager_steps
 
 OnStep = Callable[[Any, Any], None]
@@ -183,9 +189,7 @@ class WarmUp:
             state = self._open_window(self._windows.pop(0), state)
         state, info = self._move(state)
         if self._adaptation is not None:
-            everywhere: list[Any] = [state, info]
-            everywhere = [map_fields(self._ranks.gather, part) for part in everywhere]
-            self.kernel = self._adaptation.update(self.kernel, *everywhere)
+            self.kernel = self._adaptation.update(self.kernel, *self._everywhere(state, info))
         self._accepted = self._accepted + info.step_acceptance
         self._num_steps += 1
         self._progress.add(info, self._ranks)
@@ -194,6 +198,11 @@ class WarmUp:
         if self._progress.num_transitions >= self._window_length:
             state = self._close_window(state)
         return state, info
+
+    def _everywhere(self, *parts: Any) -> list[Any]:
+        """States and reports of the chains of all ranks."""
+        tensors = iter(gather_together(self._ranks, tensors_of(parts)))
+        return [fields_like(part, tensors) for part in parts]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the kernel; later steps do not change it. It is taken at each step."""
@@ -212,7 +221,7 @@ class WarmUp:
         self._window = None if window is None else Window(*window)
         self._tuner = None if state_dict["_tuner"] is None else DualAveraging(1.0, 0.5)
         self._pooled = PooledCovariance(1) if self.kernel.full_mass else PooledVariance(1)
-        self._progress = _Progress(1)
+        self._progress = _Progress(torch.zeros(1))
         for name in _PARTS:
             if state_dict[name] is not None:
                 set_attributes(getattr(self, name), state_dict[name])
@@ -226,7 +235,7 @@ class WarmUp:
         self._pooled = pooled(dim, device)
         self._accepted = torch.zeros_like(state.potential_energy, dtype=torch.float64)
         self._num_steps = 0
-        self._progress = _Progress(len(state.position) * self._ranks.size)
+        self._progress = _Progress(torch.zeros_like(self._accepted))
         return self.kernel.restart(state, self.generator)
 
     def _tune(self, state: Any) -> None:
@@ -234,8 +243,9 @@ class WarmUp:
         if self._tuner is not None:
             self._replace(step_size=self._tuner.update(acceptance))
         if self._estimates_scale:
-            moves = self._ranks.gather(~self._frozen())
-            self._pooled.update(within_reach(self._ranks.gather(state.position)[moves]))
+            told = state.position, ~self._frozen()
+            position, moves = gather_together(self._ranks, told)
+            self._pooled.update(within_reach(position[moves]))
 
     def _close_window(self, state: Any) -> Any:
         self._num_transitions += self._progress.num_transitions
@@ -307,23 +317,22 @@ class WarmUp:
 class _Progress:
     """Counts transitions of chains that finish them at different steps."""
 
-    def __init__(self, num_chains: int) -> None:
-        self._finished: Tensor | None = None
-        self._num_chains, self._num_taken = num_chains, 0
+    def __init__(self, finished: Tensor) -> None:
+        self._finished, self._num_taken = finished, 0
         self._acceptance, self._num_points = 0.0, 0
         self.num_transitions = 0
         """What half of the chains have made: a mean would count chains that diverge at every step,
         which is a transition each, for those that are on long trajectories."""
 
     def add(self, info: Info, ranks: Ranks) -> None:
-        before = 0 if self._finished is None else self._finished
-        self._finished = before + info.finished.double()
-        # One message for both, and one transfer from the device.
-        report = torch.stack([self._finished, info.step_acceptance.double()])
-        finished, acceptances = ranks.gather(report.mT).unbind(dim=-1)
-        transitions, acceptance = torch.stack([finished.median(), acceptances.sum()]).tolist()
+        self._finished = self._finished + info.finished
+        finished, accepted = gather_together(ranks, (self._finished, info.step_acceptance))
+        # One transfer from the device.
+        transitions, acceptance = torch.stack(
+            [finished.median(), accepted.sum(dtype=torch.float64)]
+        ).tolist()
         self._acceptance += acceptance
-        self._num_points += self._num_chains
+        self._num_points += len(accepted)
         self.num_transitions = int(transitions)
 
     @property

@@ -19,11 +19,11 @@ class Measured(NamedTuple):
 
     seconds: float
     cores: float
-    stolen: float
     num_gradients: int | None
     ess: float
     r_hat: float
     slowest: str
+    stolen: float = 0.0
 
     @property
     def speed(self) -> float:

@@ -16,8 +16,8 @@ from tests.benchmarks.machine import stolen_seconds
 MOST_STOLEN = 0.05
 """Share of the processors' time that other guests of a virtual machine had, in a quiet run."""
 
-PATIENCE = 2.0
-"""Budgets that may be spent on all runs, those that are not quiet included."""
+MOST_RUNS = 2
+"""Times the runs that are wanted: how many are made at most."""
 
 
 class Timed(NamedTuple):
@@ -31,20 +31,25 @@ class Timed(NamedTuple):
     draws: str
 
 
-def quiet_runs(
+def timed_runs(
     make: Callable[[int], Run], wanted: int, budget: float, seed: int, folder: Path
 ) -> list[Timed]:
-    """So many runs as are wanted, fewer if they take longer than the budget.
-
-    What is not quiet is made again; if no run was quiet, all of them are given.
-    """
+    """Runs until so many are quiet as are wanted, or all of them took longer than the budget."""
     runs: list[Timed] = []
-    while True:
-        number = len(runs)
+    for number in range(MOST_RUNS * wanted):
         runs.append(_timed(make, seed + number, folder / f"draws_{number}.npz"))
-        quiet = [run for run in runs if run.stolen <= MOST_STOLEN]
-        if len(quiet) == wanted or _seconds(quiet) > budget or _seconds(runs) > PATIENCE * budget:
-            return quiet or runs
+        if len(_quiet(runs)) == wanted or sum(run.seconds for run in runs) > budget:
+            break
+    return runs
+
+
+def kept(runs: list[Timed]) -> list[Timed]:
+    """The quiet runs; all of them if none was quiet."""
+    return _quiet(runs) or runs
+
+
+def _quiet(runs: list[Timed]) -> list[Timed]:
+    return [run for run in runs if run.stolen <= MOST_STOLEN]
 
 
 def _timed(make: Callable[[int], Run], seed: int, path: Path) -> Timed:
@@ -53,18 +58,16 @@ def _timed(make: Callable[[int], Run], seed: int, path: Path) -> Timed:
     wall, cpu = time.perf_counter() - started, _cpu_seconds() - cpu_started
     stolen = stolen_seconds() - stolen
     np.savez(path, **run.draws)
+    seconds = wall - run.compile_seconds
     return Timed(
-        seconds=wall - run.compile_seconds,
+        seconds=seconds,
         cores=(cpu + run.other_cpu_seconds) / wall,
-        stolen=stolen / (wall * (os.cpu_count() or 1)),
+        # What was stolen while it compiled is counted too: better to run once more than to trust.
+        stolen=stolen / (seconds * (os.cpu_count() or 1)),
         num_gradients=run.num_gradients,
         compile_seconds=run.compile_seconds,
         draws=str(path),
     )
-
-
-def _seconds(runs: list[Timed]) -> float:
-    return sum(run.seconds for run in runs)
 
 
 def _cpu_seconds() -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from tests.benchmarks.contract import Prepared, Settings
 from tests.benchmarks.roster import ENGINES_FOLDER
 from tests.benchmarks.targets import load
-from tests.benchmarks.timing import quiet_runs
+from tests.benchmarks.timing import kept, timed_runs
 
 
 def main() -> None:
@@ -38,13 +38,13 @@ def main() -> None:
 
 def _outcome(prepared: Prepared, arguments: argparse.Namespace) -> dict[str, Any]:
     limits = arguments.runs, arguments.budget, arguments.seed
-    runs = quiet_runs(prepared.run, *limits, arguments.out)
+    runs = timed_runs(prepared.run, *limits, arguments.out)
     return {
         "compile_seconds": prepared.compile_seconds + runs[0].compile_seconds,
         "dtype": prepared.dtype,
         "settings": prepared.settings,
         "versions": {name: importlib.metadata.version(name) for name in arguments.packages},
-        "runs": [run._asdict() for run in runs],
+        "runs": [run._asdict() for run in kept(runs)],
     }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pyro_ebm.kernels import MALA
 from pyro_ebm.sampling import MCMC
-from pyro_ebm.sampling.ranks import total
+from pyro_ebm.sampling.ranks import gather_together, total
 from tests.sampling.distributed_run import COVARIANCE, ENERGY, KERNELS, NUM_DRAWS
 from tests.statistics import Rejected, assert_chain_means, assert_independent_chains
 
@@ -76,11 +76,30 @@ def test_there_must_be_a_group():
         MCMC(MALA(ENERGY), 2, distributed=True)
 
 
+class TwoAlike:
+    """Ranks that send the same, one message each time."""
+
+    rank, size, num_messages = 0, 2, 0
+
+    def gather(self, part):
+        self.num_messages += 1
+        return torch.cat([part, part])
+
+
 def test_what_ranks_count_is_added_up():
-    class TwoAlike:
-        rank, size = 0, 2
-
-        def gather(self, part):
-            return torch.cat([part, part])
-
     assert total(TwoAlike(), 3, torch.device("cpu")) == 6
+
+
+def test_one_message_holds_parts_of_every_shape_and_type():
+    ranks, generator = TwoAlike(), torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(3, 2, 4, generator=generator).movedim(0, -1).contiguous().movedim(-1, 0),
+        torch.randn(3, generator=generator, dtype=torch.float64),
+        torch.tensor([True, False, True]),
+        torch.tensor([2**40 + 1, -7, 0]),
+    ]
+    found = gather_together(ranks, parts)
+    assert ranks.num_messages == 1
+    for one, part in zip(found, parts, strict=True):
+        assert one.dtype == part.dtype
+        assert torch.equal(one, torch.cat([part, part]))

@@ -265,7 +265,7 @@ class Report(NamedTuple):
 @pytest.mark.parametrize("num_chains", [4, 5])
 def test_chains_that_diverge_at_every_step_do_not_count_for_the_others(num_chains):
     """One of four ends a trajectory at each step, the others at each tenth."""
-    progress = _Progress(num_chains)
+    progress = _Progress(torch.zeros(num_chains, dtype=torch.float64))
     for step in range(1, 31):
         finished = torch.tensor([True] + (num_chains - 1) * [step % 10 == 0])
         progress.add(Report(finished, torch.ones(num_chains)), OneProcess())

@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.func import grad_and_value, vmap
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.potentials.aliasing import separate_results
-from pyro_ebm.potentials.columns import lay_out_columns
-from pyro_ebm.potentials.folding import FoldedFunction
-from pyro_ebm.potentials.merging import merge
-from pyro_ebm.potentials.orientation import oriented
-from pyro_ebm.potentials.recording import OperationRecorder, Recording
-from pyro_ebm.potentials.rows import share_rows
-from pyro_ebm.potentials.shrinking import shrink
-from pyro_ebm.potentials.simplify import simplify
-from pyro_ebm.potentials.substitution import substitute
+from pyro_ebm.potentials.graphs.aliasing import separate_results
+from pyro_ebm.potentials.graphs.columns import lay_out_columns
+from pyro_ebm.potentials.graphs.folding import FoldedFunction
+from pyro_ebm.potentials.graphs.merging import merge
+from pyro_ebm.potentials.graphs.orientation import oriented
+from pyro_ebm.potentials.graphs.recording import OperationRecorder, Recording
+from pyro_ebm.potentials.graphs.rows import share_rows
+from pyro_ebm.potentials.graphs.shrinking import shrink
+from pyro_ebm.potentials.graphs.simplify import simplify
+from pyro_ebm.potentials.graphs.substitution import substitute
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _MOVE, _TOLERANCE = 0.1, 1e-3
 """How far from the example a graph is looked at, and how near it must come."""
-
-_CHOLESKY: set[Any] = {torch.linalg.cholesky, torch.cholesky, Tensor.cholesky}
-
-
-class ChainwiseCholesky(TorchFunctionMode):
-    """Make a matrix that is not positive definite non-finite, instead of raising for all chains.
-
-    A failed factor is filled with NaN, so that its chain's energy is NaN: a rejected, flagged
-    move of that chain alone.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func not in _CHOLESKY:
-            return func(*args, **kwargs)
-        factor, info = torch.linalg.cholesky_ex(args[0])
-        failed = (info != 0).reshape((*info.shape, 1, 1))
-        factor = torch.where(failed, torch.full_like(factor, torch.nan), factor)
-        upper = args[1] if len(args) > 1 else kwargs.get("upper")
-        return factor.mH if upper else factor
 
 
 class RandomnessDetector(TorchDispatchMode):
@@ -84,29 +55,6 @@ class RandomnessDetector(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def unvalidated() -> Iterator[None]:
-    """Let an infeasible point give a non-finite density instead of raising."""
-    with pyro.validation_enabled(is_validate=False), ChainwiseCholesky():
-        yield
-
-
-def without_validation(distribution: Any) -> Any:
-    """Return the distribution, or a copy without validation.
-
-    Distributions that were made outside the model keep the validation that they were made with,
-    which would raise for all chains where one has left the support.
-    """
-    parts = {k: v for k, v in vars(distribution).items() if isinstance(v, Distribution)}
-    twins = {name: without_validation(part) for name, part in parts.items()}
-    is_clean = not vars(distribution).get("_validate_args", False)
-    if is_clean and all(twins[name] is parts[name] for name in parts):
-        return distribution
-    twin = copy.copy(distribution)
-    vars(twin).update(twins, _validate_args=False)
-    return twin
-
-
 def batched(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
     """Value and gradient of a scalar function of a vector, ``(C, dim) -> (C,), (C, dim)``."""
     both = vmap(grad_and_value(scalar))
@@ -114,23 +62,6 @@ def batched(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
     def value_and_grad(q: Tensor) -> tuple[Tensor, Tensor]:
         grad, value = both(q)
         return value, grad
-
-    return value_and_grad
-
-
-def looped(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
-    """The same, one chain after another, for functions that cannot be batched."""
-
-    def one(q: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad(), unvalidated():
-            q = q.detach().requires_grad_()
-            value = scalar(q)
-            (grad,) = torch.autograd.grad(value, q, materialize_grads=True)
-        return value.detach(), grad
-
-    def value_and_grad(q: Tensor) -> tuple[Tensor, Tensor]:
-        values, grads = zip(*(one(row) for row in q), strict=True)
-        return torch.stack(values), torch.stack(grads)
 
     return value_and_grad
 

@@ -10,8 +10,8 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_ebm.potentials.editing import is_pointwise
-from pyro_ebm.potentials.products import turn_products
+from pyro_ebm.potentials.graphs.editing import is_pointwise
+from pyro_ebm.potentials.graphs.products import turn_products
 
 _aten = torch.ops.aten
 _SWAP = [1, 0]

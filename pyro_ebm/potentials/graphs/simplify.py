@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_ebm.potentials.aliasing import is_view
-from pyro_ebm.potentials.editing import Editor, steps
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.aliasing import is_view
+from pyro_ebm.potentials.graphs.editing import Editor, steps
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ def simplify(recording: Recording) -> None:
 
     Equal are all numbers but the sign of a zero. What operations in place touch is left alone.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x = torch.ones(2)
     >>> with OperationRecorder(x) as recorder:
     ...     y = -(-(x * 1.0).exp()) + x.exp()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from pyro_ebm.potentials import ModelPotential
-from pyro_ebm.potentials.tracing import batched, trace
+from pyro_ebm.potentials.graphs.tracing import batched, trace
 
 X = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.2, -0.7]])
 

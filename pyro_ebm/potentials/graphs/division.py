@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pyro_ebm.potentials.aliasing import Aliasing, is_view, separate_results
-from pyro_ebm.potentials.direct import call_directly
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.aliasing import Aliasing, is_view, separate_results
+from pyro_ebm.potentials.graphs.direct import call_directly
+from pyro_ebm.potentials.graphs.recording import Recording
 
 
 def divide(recording: Recording, watched: Iterable[Any]) -> tuple[fx.GraphModule, fx.GraphModule]:

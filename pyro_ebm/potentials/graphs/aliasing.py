@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _CLONE = torch.ops.aten.clone.default
 
@@ -17,7 +17,7 @@ class Aliasing:
     """The memory of a recorded graph.
 
     >>> import torch
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x = torch.ones(2)
     >>> with OperationRecorder(x) as recorder:
     ...     y = (2.0 * x).add_(1.0) + x

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_ebm.potentials.aliasing import Aliasing
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.aliasing import Aliasing
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _REDUCTIONS = {torch.ops.aten.sum.dim_IntList, torch.ops.aten.sum.default}
 

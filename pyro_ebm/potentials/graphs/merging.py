@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pyro_ebm.potentials.editing import Editor
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.editing import Editor
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ def merge(recording: Recording) -> None:
     A log density is full of them: ``-x**2 / (2 * scale**2) - log(scale) - 0.9189``. Signs and
     powers of two are exact; a sum of two constants rounds once instead of twice.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x, scale = torch.ones(2), torch.tensor([3.0, 4.0])
     >>> with OperationRecorder(x) as recorder:
     ...     y = -x.exp() / scale - scale.log() - 0.9

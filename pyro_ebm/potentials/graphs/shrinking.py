@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pyro_ebm.potentials.editing import Editor, is_pointwise
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.editing import Editor, is_pointwise
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _aten = torch.ops.aten
 
@@ -19,7 +19,7 @@ def shrink(recording: Recording) -> None:
     The scale of a plate is one number in each chain, but its logarithm was taken, and its square
     differentiated, once for every row of data.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x = torch.ones(2, 1)
     >>> with OperationRecorder(x) as recorder:
     ...     y = (x.expand(2, 9).log() * 2.0).sum(1)

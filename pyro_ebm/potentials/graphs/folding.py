@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_ebm.potentials.division import divide
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.division import divide
+from pyro_ebm.potentials.graphs.recording import Recording
 
 
 class FoldedFunction:
@@ -24,7 +24,7 @@ class FoldedFunction:
         recording: The function.
         watched: What is held by others, who change the tensors in it in ways that are counted.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> weight, x = torch.tensor(2.0), torch.ones(2)
     >>> with OperationRecorder(x) as recorder:
     ...     y = weight.exp() * x

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from pyro_ebm.potentials.aliasing import eliminate_unread
-from pyro_ebm.potentials.editing import Editor
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.aliasing import eliminate_unread
+from pyro_ebm.potentials.graphs.editing import Editor
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ _SILU_BACKWARD = (
 def substitute(recording: Recording) -> None:
     """Replace sums of padded tensors and operations with an index.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x, rows = torch.ones(2, 3), torch.tensor([0, 2, 2])
     >>> with OperationRecorder(x) as recorder:
     ...     y = x[:, rows]

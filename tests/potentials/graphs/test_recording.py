@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.potentials.recording import OperationRecorder
-from pyro_ebm.potentials.tracing import RandomnessDetector
+from pyro_ebm.potentials.graphs.recording import OperationRecorder
+from pyro_ebm.potentials.graphs.tracing import RandomnessDetector
 
 
 def in_place_on_fresh(x):

@@ -10,13 +10,13 @@ from torch import fx
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.energies import MLPEnergy
-from pyro_ebm.potentials.columns import lay_out_columns
 from pyro_ebm.potentials.energy import EnergyPotential
+from pyro_ebm.potentials.graphs.columns import lay_out_columns
+from pyro_ebm.potentials.graphs.orientation import oriented
+from pyro_ebm.potentials.graphs.recording import OperationRecorder
+from pyro_ebm.potentials.graphs.rows import share_rows
+from pyro_ebm.potentials.graphs.tracing import flat_graph
 from pyro_ebm.potentials.model import ModelPotential
-from pyro_ebm.potentials.orientation import oriented
-from pyro_ebm.potentials.recording import OperationRecorder
-from pyro_ebm.potentials.rows import share_rows
-from pyro_ebm.potentials.tracing import flat_graph
 
 X = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(dim=1) > 0).double()

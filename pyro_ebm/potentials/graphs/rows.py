@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from pyro_ebm.potentials.editing import Editor, is_pointwise
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.editing import Editor, is_pointwise
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _aten = torch.ops.aten
 
@@ -17,7 +17,7 @@ def share_rows(recording: Recording, num_chains: int) -> None:
     Differentiating a batch makes such constants of what the data alone determine; one row stays
     in the cache and has no layout of its own.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x, data = torch.ones(3, 2), torch.tensor([[0.0, 1.0]]).repeat(3, 1)
     >>> with OperationRecorder(x) as recorder:
     ...     y = x * data

@@ -9,9 +9,10 @@ from torch.nn.functional import silu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm.potentials import ModelPotential
-from pyro_ebm.potentials.direct import call_directly
-from pyro_ebm.potentials.recording import OperationRecorder
-from pyro_ebm.potentials.tracing import batched, trace, unvalidated
+from pyro_ebm.potentials.graphs.direct import call_directly
+from pyro_ebm.potentials.graphs.recording import OperationRecorder
+from pyro_ebm.potentials.graphs.tracing import batched, trace
+from pyro_ebm.potentials.validation import unvalidated
 from tests.models import all_models
 
 UNBATCHABLE = {"discrete_hmm", "ordered"}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pyro_ebm.potentials.editing import Editor
-from pyro_ebm.potentials.recording import Recording
+from pyro_ebm.potentials.graphs.editing import Editor
+from pyro_ebm.potentials.graphs.recording import Recording
 
 _aten = torch.ops.aten
 
@@ -19,7 +19,7 @@ def lay_out_columns(recording: Recording) -> None:
     Chains lie innermost in compiled steps. A gradient that is put together row by row would be
     the one operand with another layout, and loops that touch it would not be vectorised.
 
-    >>> from pyro_ebm.potentials.recording import OperationRecorder
+    >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x = torch.ones(5, 1)
     >>> with OperationRecorder(x) as recorder:
     ...     y = torch.cat([x, 2 * x], dim=1)

@@ -1,0 +1,1 @@
+"""Functions of tensors as flat graphs of operations: recorded, simplified, laid out for chains."""

@@ -1,0 +1,63 @@
+"""Let points outside a distribution's support have a non-finite density instead of raising."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
+
+_CHOLESKY: set[Any] = {torch.linalg.cholesky, torch.cholesky, Tensor.cholesky}
+
+
+class ChainwiseCholesky(TorchFunctionMode):
+    """Make a matrix that is not positive definite non-finite, instead of raising for all chains.
+
+    A failed factor is filled with NaN, so that its chain's energy is NaN: a rejected, flagged
+    move of that chain alone.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _CHOLESKY:
+            return func(*args, **kwargs)
+        factor, info = torch.linalg.cholesky_ex(args[0])
+        failed = (info != 0).reshape((*info.shape, 1, 1))
+        factor = torch.where(failed, torch.full_like(factor, torch.nan), factor)
+        upper = args[1] if len(args) > 1 else kwargs.get("upper")
+        return factor.mH if upper else factor
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let an infeasible point give a non-finite density instead of raising."""
+    with pyro.validation_enabled(is_validate=False), ChainwiseCholesky():
+        yield
+
+
+def without_validation(distribution: Any) -> Any:
+    """Return the distribution, or a copy without validation.
+
+    Distributions that were made outside the model keep the validation that they were made with,
+    which would raise for all chains where one has left the support.
+    """
+    parts = {k: v for k, v in vars(distribution).items() if isinstance(v, Distribution)}
+    twins = {name: without_validation(part) for name, part in parts.items()}
+    is_clean = not vars(distribution).get("_validate_args", False)
+    if is_clean and all(twins[name] is parts[name] for name in parts):
+        return distribution
+    twin = copy.copy(distribution)
+    vars(twin).update(twins, _validate_args=False)
+    return twin
