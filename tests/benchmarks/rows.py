@@ -23,7 +23,7 @@ class Measured(NamedTuple):
     ess: float
     r_hat: float
     slowest: str
-    stolen: float = 0.0
+    stolen: float | None = None
 
     @property
     def speed(self) -> float:
@@ -61,9 +61,9 @@ class Row(NamedTuple):
         return statistics.median(run.seconds for run in self.runs)
 
     @property
-    def stolen(self) -> float:
-        """The largest of all runs."""
-        return max(run.stolen for run in self.runs)
+    def stolen(self) -> float | None:
+        """The largest of all runs, if it was measured."""
+        return max((run.stolen for run in self.runs if run.stolen is not None), default=None)
 
     @property
     def r_hat(self) -> float:

@@ -27,7 +27,7 @@ class Speed(NamedTuple):
     chains: int
     speeds: tuple[float, ...] = ()
     compile_seconds: float | None = None
-    stolen: float = 0.0
+    stolen: float | None = None
     """The largest share of the processors' time that other guests of the machine had in a run."""
     failure: str = ""
 

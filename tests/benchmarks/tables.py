@@ -63,8 +63,8 @@ def steps_table(speeds: Sequence[Speed]) -> list[str]:
         if here:
             cells = [_speed_cell(here.get(chains)) for chains in STEP_CHAIN_COUNTS]
             compiling = max((s.compile_seconds or 0.0 for s in here.values()), default=None)
-            stolen = max(speed.stolen for speed in here.values())
-            rows.append([engine.title, *cells, number(compiling), f"{stolen:.0%}"])
+            stolen = max((s.stolen for s in here.values() if s.stolen is not None), default=None)
+            rows.append([engine.title, *cells, number(compiling), _share(stolen)])
     columns = [f"{chains} chains" for chains in STEP_CHAIN_COUNTS]
     return table(["engine", *columns, "compile s", "stolen"], rows)
 
@@ -110,11 +110,15 @@ def _cells(row: Row, reference: dict[str, tuple[float, float]]) -> list[str]:
         number(row.seconds),
         number(row.compile_seconds),
         f"{max(run.cores for run in row.runs):.1f}",
-        f"{row.stolen:.0%}",
+        _share(row.stolen),
         f"{row.r_hat:.3f}",
         number(error),
         str(len(row.runs)),
     ]
+
+
+def _share(part: float | None) -> str:
+    return "-" if part is None else f"{part:.0%}"
 
 
 def _speed_cell(speed: Speed | None) -> str:
