@@ -12,6 +12,7 @@ from typing import Any
 
 import arviz as az
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,9 @@ from pyro_ebm.energies import MixtureEnergy
 from pyro_ebm.kernels import HMC, NUTS, ReplicaExchange
 
 OUT = Path("out/multimodal")
-NUM_SHOWN = 8
+NUM_SHOWN, NUM_BINS = 8, 20
+HEIGHT = 0.2
+"""Of a level bar; 1 reaches the next chain."""
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 LOCS = torch.tensor([[-5.0, -2.0], [5.0, -3.0], [1.0, 6.0]])
@@ -78,9 +81,15 @@ def plot_ranks(draws: dict[str, Tensor]) -> None:
     """Ranks of the first coordinate in a few chains; they are level where chains agree."""
     figure, axes = plt.subplots(1, len(draws), figsize=(13, 3.8), sharey=True)
     for axis, (name, values) in zip(axes, draws.items(), strict=True):
-        az.plot_rank(to_arviz({"x0": values[:NUM_SHOWN, :, 0]}), kind="bars", ax=axis)
-        axis.set(title=name, xlabel="rank", ylabel="")
-    axes[0].set_ylabel("chain")
+        x0 = values[:NUM_SHOWN, :, 0]
+        ranks = x0.flatten().argsort().argsort().reshape(x0.shape)
+        for chain, of_chain in enumerate(ranks):
+            counts, edges = np.histogram(of_chain, bins=NUM_BINS, range=(0, x0.numel()))
+            heights = chain + HEIGHT * counts * NUM_BINS / len(of_chain)
+            axis.stairs(heights, edges, baseline=chain, fill=True)
+            axis.axhline(chain + HEIGHT, color="0.4", lw=0.7, ls="--")
+        axis.set(title=name, xlabel="rank")
+    axes[0].set(ylabel="chain; dashed: level", yticks=range(NUM_SHOWN), ylim=(0, NUM_SHOWN))
     figure.tight_layout()
     figure.savefig(OUT / "ranks.png", dpi=120)
 

@@ -222,7 +222,7 @@ def import_zarr() -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "stream=... writes a zarr store, but zarr is not installed: "
-            "pip install 'pyro-ebm[stream]'."
+            "install the extra stream (pip install zarr xarray)."
         ) from error
 
 
