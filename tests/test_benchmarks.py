@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -223,38 +221,6 @@ def _pins(file):
     for name, version in re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / file).read_text(), re.M):
         found.setdefault(name, set()).add(version)
     return found
-
-
-RANKS = """
-import numpy as np
-from torch import distributed
-from tests.benchmarks.contract import Run
-from tests.benchmarks.engines.ranks import shared
-
-def make(factor):
-    rank = distributed.get_rank()
-    return lambda seed: Run({"x": np.array([factor * seed + rank])}, None, 1.0 + rank)
-
-if __name__ == "__main__":
-    run = shared(2, make, 10)
-    for seed in (3, 4):
-        answer = run(seed)
-        print(answer.draws["x"][0], answer.compile_seconds, answer.other_cpu_seconds >= 0)
-"""
-
-
-def test_ranks_run_together_with_the_seeds_of_the_first(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout.splitlines() == ["30 2.0 True", "40 2.0 True"]
 
 
 def test_parts_that_names_do_not_choose_from_are_left_out(monkeypatch, tmp_path):

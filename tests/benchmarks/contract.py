@@ -24,14 +24,12 @@ class Run(NamedTuple):
     """One run: draws ``(chain, draw, *event)`` by site, in the constrained space.
 
     ``num_gradients`` belongs to the kept draws of all chains, warm-up left out.
-    ``compile_seconds`` is what of the time of this very run went into compiling, and
-    ``other_cpu_seconds`` the processor time of processes that still go on.
+    ``compile_seconds`` is what of the time of this very run went into compiling.
     """
 
     draws: dict[str, Array]
     num_gradients: int | None
     compile_seconds: float = 0.0
-    other_cpu_seconds: float = 0.0
 
 
 class Prepared(NamedTuple):

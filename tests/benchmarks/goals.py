@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.benchmarks.roster import OURS, PEERS
 
-NUTS = ("ours_nuts", "ours_nuts_compiled", "ours_nuts_ranks")
+NUTS = ("ours_nuts", "ours_nuts_compiled")
 ALL_OURS = tuple(engine.key for engine in OURS)
 EXACT_PEERS = tuple(engine.key for engine in PEERS if engine.is_exact)
 BLACKJAX = ("blackjax_nuts", "blackjax_chees")
@@ -55,8 +55,8 @@ SAMPLING_GOALS = (
 def step_goals(chain_counts: Sequence[int]) -> list[Goal]:
     """Goals of the steps a second, for each number of chains."""
     langevin, mala = (
-        ("langevin_ours", "langevin_ours_compiled", "langevin_ours_ranks"),
-        ("mala_ours", "mala_ours_compiled", "mala_ours_ranks"),
+        ("langevin_ours", "langevin_ours_compiled"),
+        ("mala_ours", "mala_ours_compiled"),
     )
     goals = []
     for chains in chain_counts:

@@ -38,8 +38,6 @@ OURS = (
     Engine(
         "ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS, _MANY
     ),
-    Engine("ours_nuts_ranks", "pyro_ebm NUTS, ranks", "ours:nuts_ranks", _OURS, _MANY),
-    Engine("ours_chees_ranks", "pyro_ebm ChEES-HMC, ranks", "ours:chees_ranks", _OURS, _MANY),
     Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS, _MANY),
     Engine("ours_mala_compiled", "pyro_ebm MALA, compiled", "ours:mala_compiled", _OURS, _MANY),
 )
@@ -79,8 +77,6 @@ STEP_ENGINES = (
         "ours_steps:langevin_compiled",
         _OURS,
     ),
-    Engine("langevin_ours_ranks", "pyro_ebm Langevin, ranks", "ours_steps:langevin_ranks", _OURS),
-    Engine("mala_ours_ranks", "pyro_ebm MALA, ranks", "ours_steps:mala_ranks", _OURS),
     Engine("mala_ours", "pyro_ebm MALA", "ours_steps:mala", _OURS),
     Engine("mala_ours_compiled", "pyro_ebm MALA, compiled", "ours_steps:mala_compiled", _OURS),
     Engine(

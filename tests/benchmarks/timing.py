@@ -61,7 +61,7 @@ def _timed(make: Callable[[int], Run], seed: int, path: Path) -> Timed:
     seconds = wall - run.compile_seconds
     return Timed(
         seconds=seconds,
-        cores=(cpu + run.other_cpu_seconds) / wall,
+        cores=cpu / wall,
         # What was stolen while it compiled is counted too: better to run once more than to trust.
         stolen=stolen / (seconds * (os.cpu_count() or 1)),
         num_gradients=run.num_gradients,

@@ -1,16 +1,14 @@
-"""pyro_ebm itself: a kernel, eager or compiled, in one process or with a rank for each thread."""
+"""pyro_ebm itself: a kernel, eager or compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyro
 
 from pyro_ebm import MCMC, kernels
-from tests.benchmarks.contract import Prepared, Run, Settings
-from tests.benchmarks.engines.ranks import prepared
+from tests.benchmarks.contract import Prepared, Run, Settings, timed
 from tests.benchmarks.engines.torch_targets import energy_of, model_of
 from tests.benchmarks.targets import Target
 
@@ -29,14 +27,6 @@ def chees_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare("ChEESHMC", target, settings, compile=True)
 
 
-def nuts_ranks(target: Target, settings: Settings) -> Prepared:
-    return _prepare("NUTS", target, settings, compile=True, distributed=True)
-
-
-def chees_ranks(target: Target, settings: Settings) -> Prepared:
-    return _prepare("ChEESHMC", target, settings, compile=True, distributed=True)
-
-
 def mala(target: Target, settings: Settings) -> Prepared:
     return _prepare("MALA", target, settings, thinning=MALA_THINNING)
 
@@ -46,17 +36,11 @@ def mala_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) -> Prepared:
-    thinning = [f"thinning {options['thinning']}"] if "thinning" in options else []
-    return prepared(_sampler, kernel, target, settings, options, "default warm-up", *thinning)
-
-
-def _sampler(
-    kernel: str, target: Target, settings: Settings, options: dict[str, Any]
-) -> Callable[[int], Run]:
     what, args = _target(target)
     make = partial(getattr(kernels, kernel), what)
-    # The first run of a process imports what torch imports late; peers compile here.
-    _driver(make(), 16, 10, {"thinning": 1}).run(*args)
+    with timed() as first:
+        # The first run of a process imports what torch imports late; peers compile here.
+        _driver(make(), 16, 10, {"thinning": 1}).run(*args)
 
     def run(seed: int) -> Run:
         pyro.set_rng_seed(seed)
@@ -66,7 +50,9 @@ def _sampler(
         draws = {name: value.numpy() for name, value in samples.items()}
         return Run(draws, _num_gradients(mcmc, options), getattr(mcmc, "compile_seconds", 0.0))
 
-    return run
+    thinning = f", thinning {options['thinning']}" if "thinning" in options else ""
+    mode = "compile=True" if options.get("compile") else "eager"
+    return Prepared(run, first.seconds, "float32", f"{mode}, default warm-up{thinning}")
 
 
 def _target(target: Target) -> tuple[Any, tuple[Any, ...]]:

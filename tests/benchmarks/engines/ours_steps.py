@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pyro
 import torch
 
 from pyro_ebm import MCMC, kernels
-from tests.benchmarks.contract import Prepared, Run, Settings
-from tests.benchmarks.engines.ranks import prepared
+from tests.benchmarks.contract import Prepared, Run, Settings, timed
 from tests.benchmarks.engines.torch_targets import energy_of
 from tests.benchmarks.steps import KEPT, STEP_SIZE
 from tests.benchmarks.targets import Target
 
 
 def langevin(target: Target, settings: Settings) -> Prepared:
-    return _prepare("Langevin", target, settings)
+    return _prepare(kernels.Langevin, target, settings)
 
 
 def langevin_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare("Langevin", target, settings, compile=True)
-
-
-def langevin_ranks(target: Target, settings: Settings) -> Prepared:
-    return _prepare("Langevin", target, settings, compile=True, distributed=True)
-
-
-def mala_ranks(target: Target, settings: Settings) -> Prepared:
-    return _prepare("MALA", target, settings, compile=True, distributed=True)
+    return _prepare(kernels.Langevin, target, settings, compile=True)
 
 
 def mala(target: Target, settings: Settings) -> Prepared:
-    return _prepare("MALA", target, settings)
+    return _prepare(kernels.MALA, target, settings)
 
 
 def mala_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare("MALA", target, settings, compile=True)
+    return _prepare(kernels.MALA, target, settings, compile=True)
 
 
-def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) -> Prepared:
-    return prepared(_sampler, kernel, target, settings, options)
-
-
-def _sampler(
-    kernel: str, target: Target, settings: Settings, options: dict[str, Any]
-) -> Callable[[int], Run]:
+def _prepare(kernel: Any, target: Target, settings: Settings, **options: Any) -> Prepared:
     energy = energy_of(target)
     scale = torch.ones(energy.event_shape.numel())
-    recipe = getattr(kernels, kernel)(energy, step_size=STEP_SIZE, scale=scale)
+    recipe = kernel(energy, step_size=STEP_SIZE, scale=scale)
 
     def sample(thinning: int, seed: int) -> Run:
         pyro.set_rng_seed(seed)
@@ -67,5 +50,8 @@ def _sampler(
         draws = {"x": mcmc.get_samples(group_by_chain=True)["x"].numpy()}
         return Run(draws, None, getattr(mcmc, "compile_seconds", 0.0))
 
-    sample(1, 0)
-    return partial(sample, settings.num_draws // KEPT)
+    with timed() as first:
+        sample(1, 0)
+    text = "compile=True" if options else "eager"
+    thinning = settings.num_draws // KEPT
+    return Prepared(lambda seed: sample(thinning, seed), first.seconds, "float32", text)
