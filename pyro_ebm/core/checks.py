@@ -73,7 +73,7 @@ def check_scale(scale: object) -> Tensor:
             "coordinate of the unconstrained position is wanted: a vector of shape (dim,), or a "
             "lower triangular factor of their covariance, (dim, dim)."
         )
-    if scale.ndim == 2 and not torch.equal(scale, scale.tril()):
+    if scale.ndim == 2 and bool((scale.triu(diagonal=1) != 0).any() & scale.isfinite().all()):
         raise ShapeError(
             "scale is a matrix with entries above its diagonal, but a lower triangular factor of "
             "the covariance is wanted: torch.linalg.cholesky(covariance)."

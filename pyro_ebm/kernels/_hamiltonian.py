@@ -75,11 +75,11 @@ def total_energy(potential_energy: Tensor, momentum: Tensor) -> Tensor:
 
 
 def is_off(log_ratio: Tensor) -> Tensor:
-    """Energy errors that are NaN or above the threshold.
+    """Energy errors that are NaN, infinite or above the threshold.
 
     A position, gradient or energy that is not finite makes the energy error NaN or infinite.
     """
-    return ~(log_ratio > -DIVERGENCE_THRESHOLD)
+    return ~((log_ratio > -DIVERGENCE_THRESHOLD) & (log_ratio < torch.inf))
 
 
 def point_acceptance(log_ratio: Tensor, diverging: Tensor) -> Tensor:

@@ -75,5 +75,5 @@ def metric_of(scale: Tensor | None, position: Tensor) -> Metric:
             f"{position.shape[-1]} coordinates: give one standard deviation for each of them, a "
             "Cholesky factor of their covariance, or scale=None."
         )
-    scale = scale.to(position)
+    scale = scale.detach().to(position)  # chains would carry its graph from step to step
     return DiagonalMetric(scale) if scale.ndim == 1 else DenseMetric(scale)

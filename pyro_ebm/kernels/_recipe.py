@@ -32,6 +32,9 @@ class Recipe(Generic[StateT]):
     target_accept_prob: float = 0.8
 
     def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if getattr(value, "ndim", None) == 0:  # a number of NumPy or torch
+                object.__setattr__(self, name, value.item())
         if self.step_size is not None:
             check_positive("step_size", self.step_size)
         if self.scale is not None:

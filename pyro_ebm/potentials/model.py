@@ -93,7 +93,7 @@ class ModelPotential(Summable):
         check_no_randomness(model, lambda: self._scalar(point))
         second = self.at(point)
         check_supports(self.prototype, second.trace)
-        self._has_static_supports = _same_transforms(self.sites, second.transforms)
+        self._has_static_supports = _same_transforms(self.sites, second.transforms, self.device)
         self._holdings = Holdings((model, args, kwargs))
         self._param_names = _param_names(self.prototype)
         self._batcher = self._new_batcher(compiles=False)
@@ -267,10 +267,13 @@ class ModelPotential(Summable):
         return f"ModelPotential({name}, sites={[site.name for site in self.sites]}, dim={self.dim})"
 
 
-def _same_transforms(sites: tuple[LatentSite, ...], others: dict[str, Transform]) -> bool:
+def _same_transforms(
+    sites: tuple[LatentSite, ...], others: dict[str, Transform], device: torch.device
+) -> bool:
     """Whether the supports are the same in two executions at different points."""
     for site in sites:
-        y = torch.linspace(-1.0, 1.0, site.unconstrained_shape.numel(), dtype=site.dtype)
+        size = site.unconstrained_shape.numel()
+        y = torch.linspace(-1.0, 1.0, size, dtype=site.dtype, device=device)
         y = y.reshape(site.unconstrained_shape)
         if not torch.equal(site.transform(y), others[site.name](y)):
             return False

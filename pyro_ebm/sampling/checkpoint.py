@@ -80,8 +80,23 @@ class SavedRun:
         self._check("kernel", self._content["kernel"], of_kernel(kernel))
         self.settings: dict[str, Any] = dict(self._content["settings"])
         stream = self.settings.pop("stream")
-        self.stream = None if stream is None else Path(stream)
+        self._store = None if stream is None else Path(stream)
         self.seconds: float | None = self._content["seconds"]
+
+    def place_of_store(self, moved_to: str | Path | None) -> Path | None:
+        """Where its store of draws is now, if it has one.
+
+        Raises:
+            ValueError: If it has none, but a place is given.
+        """
+        if moved_to is None:
+            return self._store
+        if self._store is None:
+            raise ValueError(
+                f"stream={str(moved_to)!r}, but the run in {self.path} keeps its draws in memory: "
+                "leave stream out."
+            )
+        return Path(moved_to)
 
     def resume(self, run: ChainRun, arguments: Fingerprint, warmup_steps: int) -> None:
         """Put the fresh ``run`` to where the saved one was.

@@ -185,7 +185,7 @@ class MCMC:
             FileNotFoundError: If there is no such file, or its store is gone.
             ModelError: If it is no run or damaged, or the kernel is another one; in
                 ``run(...)``, if the model, the data or the device are.
-            ValueError: If there are to be less draws than before.
+            ValueError: If there are to be less draws than before, or none were streamed.
         """
         saved = SavedRun(Path(path), kernel)
         settings = saved.settings
@@ -193,7 +193,7 @@ class MCMC:
             fewest = settings["num_samples"]
             settings["num_samples"] = check_count("num_samples", num_samples, minimum=fewest)
         mcmc = cls(kernel, **settings, hook_fn=hook_fn, disable_progbar=disable_progbar)
-        mcmc._saved, mcmc.stream = saved, saved.stream if stream is None else Path(stream)
+        mcmc._saved, mcmc.stream = saved, saved.place_of_store(stream)
         if saved.seconds is not None:
             check_writable(saved.path, saved.path, advice="")
             mcmc._checkpoint = Checkpoint(saved.path, saved.seconds)
@@ -222,8 +222,9 @@ class MCMC:
         self.kernel = self._recipe
         self.potential = as_potential(self.kernel.target, *args, **kwargs)
         self._arguments = args, kwargs
-        saved, self._saved = self._saved, None
+        saved = self._saved
         self._run = chain_run = self._begun() if saved is None else self._resumed(saved)
+        self._saved = None  # only now: a call with other data by mistake loses nothing
         try:
             self._advance(chain_run)
         except KeyboardInterrupt:

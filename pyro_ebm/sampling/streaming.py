@@ -84,13 +84,17 @@ class DrawStore:
             )
         self.resize(num_draws)
 
+    def is_there(self) -> bool:
+        """Whether there is a store of zarr 2 or 3, and no other folder."""
+        return any((self.path / name).is_file() for name in ("zarr.json", ".zgroup"))
+
     def check_there(self) -> None:
         """Refuse to go on without the draws that have been written.
 
         Raises:
             FileNotFoundError: If they are gone.
         """
-        if not self.path.is_dir():
+        if not self.is_there():
             raise FileNotFoundError(
                 f"the run has written draws to {self.path}, but there is no such store now: give "
                 "the place it was moved to, as in MCMC.load(path, kernel, stream=...)."
@@ -182,6 +186,8 @@ class StreamedStorage(DrawStorage):
         if self._num_written > 0:
             self.store.check_there()
             self.store.resize(self.num_draws)
+        elif not self.store.is_there():  # draws that came after the checkpoint are written anew
+            check_free(self.store.path)
         super().load_state_dict(state_dict)
 
     def _write(self, num: int) -> None:

@@ -197,7 +197,8 @@ class WarmUp:
             self._tune(state)
         if self._progress.num_transitions >= self._window_length:
             state = self._close_window(state)
-        return state, info
+        # A chain may be elsewhere than where the kernel has left it.
+        return state, info._replace(lp=-state.potential_energy)
 
     def _everywhere(self, *parts: Any) -> list[Any]:
         """States and reports of the chains of all ranks."""

@@ -55,6 +55,16 @@ def test_the_file_holds_plain_values_only(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
+def test_a_call_with_other_data_by_mistake_loses_nothing(tmp_path):
+    path, kernel = tmp_path / "run.pt", MALA(regression)
+    first = saved(path, kernel, X, Y)
+    mcmc = MCMC.load(path, kernel, num_samples=6, disable_progbar=True)
+    with pytest.raises(ModelError, match="another data"):
+        mcmc.run(X, Y + 1)
+    mcmc.run(X, Y)
+    assert torch.equal(mcmc.chains.positions[:, :4], first.chains.positions)
+
+
 def test_nothing_to_save_before_a_run(tmp_path):
     with pytest.raises(RuntimeError, match="nothing to save yet: call run"):
         driver(MALA(STANDARD)).save(tmp_path / "run.pt")

@@ -47,6 +47,10 @@ def _walled(x):
     return torch.where(x[..., 0] > 0.5, math.inf, _bowl(x))
 
 
+def _bottomless(x):
+    return torch.where(x[..., 0] > 0.5, -math.inf, _bowl(x))
+
+
 def _steps(x):
     """Level but for jumps, so that slopes say nothing."""
     return x.square().sum(-1).floor().detach() + 0.0 * x.sum(-1)
@@ -67,7 +71,9 @@ def _draws(mcmc):
 
 
 @every_kernel
-@pytest.mark.parametrize(("energy", "edge"), [(_nan_slope, 1.0), (_walled, 0.5)])
+@pytest.mark.parametrize(
+    ("energy", "edge"), [(_nan_slope, 1.0), (_walled, 0.5), (_bottomless, 0.5)]
+)
 def test_no_draw_comes_from_where_nothing_is_known(kernel, energy, edge):
     mcmc = _run(kernel, energy)
     draws = _draws(mcmc)

@@ -131,13 +131,13 @@ def test_waiting_chains_move_later_as_if_nothing_had_been(tmp_path):
 
 
 class Stop:
-    """A hook that presses Ctrl-C at a step of sampling."""
+    """A hook that presses Ctrl-C at a step."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, stage="Sample"):
+        self.place = stage, step
 
     def __call__(self, kernel, params, stage, i):
-        if stage == "Sample" and i == self.step:
+        if (stage, i) == self.place:
             raise KeyboardInterrupt
 
 
@@ -189,6 +189,31 @@ def test_a_moved_store_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such store now: .*stream=\.\.\."):
         MCMC.load(file, kernel, disable_progbar=True).run()
     MCMC.load(file, kernel, stream=elsewhere, disable_progbar=True).run()
+
+
+def test_a_run_that_was_not_streamed_has_no_store(tmp_path):
+    file, kernel = tmp_path / "run.pt", MALA(STANDARD)
+    mcmc = seeded(kernel)
+    mcmc.run()
+    mcmc.save(file)
+    with pytest.raises(ValueError, match="keeps its draws in memory: leave stream out"):
+        MCMC.load(file, kernel, stream=tmp_path / "draws.zarr")
+
+
+def test_a_folder_that_is_no_store_is_never_overwritten(tmp_path):
+    """Saved in warm-up, so that the store is still to be made."""
+    path, file, kernel = tmp_path / "draws.zarr", tmp_path / "run.pt", MALA(STANDARD)
+    cut_short(seeded(kernel, stream=path, checkpoint=file, hook_fn=Stop(5, "Warmup")))
+    precious = tmp_path / "results" / "precious.txt"
+    precious.parent.mkdir()
+    precious.touch()
+    with pytest.raises(FileExistsError, match="is there already"):
+        MCMC.load(file, kernel, stream=precious.parent, disable_progbar=True).run()
+    assert precious.exists()
+    assert not path.exists()
+    MCMC.load(file, kernel, disable_progbar=True).run()
+    with opened(path) as tree:
+        assert tree["posterior"].sizes["draw"] == 16
 
 
 def test_refuses_paths_before_sampling(tmp_path):
