@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyro_ebm.kernels import HMC, MALA, hmc
-from pyro_ebm.kernels._hamiltonian import Phase, leapfrog
+from pyro_ebm.kernels._hamiltonian import Phase, leapfrog, total_energy
 from pyro_ebm.kernels._metric import UnitMetric
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling import MCMC
@@ -146,3 +146,11 @@ def test_jitter_breaks_resonance():
 def test_wrong_jitters_are_named(jitter):
     with pytest.raises(ValueError, match="jitter="):
         HMC(jitter=jitter)
+
+
+def test_energies_of_float32_momenta_are_summed_in_float64():
+    """In many dimensions, where sums in float32 lose more than what is decided by."""
+    momentum, potential_energy = torch.randn(5, 20_000).float(), torch.rand(5).float()
+    exact = potential_energy.double() + 0.5 * momentum.double().square().sum(dim=-1)
+    found = total_energy(potential_energy, momentum)
+    torch.testing.assert_close(found, exact, rtol=1e-8, atol=0.0)

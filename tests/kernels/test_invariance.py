@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.distributions import Gamma, constraints
 
-from pyro_ebm.kernels import MALA, Langevin, UnderdampedLangevin
+from pyro_ebm.kernels import (
+    HMC,
+    MALA,
+    NUTS,
+    Langevin,
+    PreconditionedMALA,
+    UnderdampedLangevin,
+)
 from pyro_ebm.potentials.energy import EnergyPotential
 from tests.kernels.mutants import (
     PATCHES,
@@ -131,7 +140,26 @@ def _chains(kernel, num_chains=100):
     return draws_of(kernel, potential, state, 300)
 
 
-@pytest.mark.parametrize("cls", [Langevin, MALA, UnderdampedLangevin])
+@pytest.mark.parametrize("num_chains", [1, 7, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cls", [MALA, HMC, NUTS])
+def test_the_law_does_not_depend_on_the_number_of_chains_or_the_type(cls, dtype, num_chains):
+    """Batches of so many chains, each from exact starts."""
+    target, kernel = gaussian_target(), cls(step_size=0.6)
+    potential = EnergyPotential(target.energy.to(dtype))
+    ends = []
+    for _ in range(-(-400 // num_chains)):
+        state = kernel.init(potential, target.sample(num_chains, None).to(dtype))
+        ends.append(advance(kernel, potential, state, 1))
+    position, grad = (
+        torch.cat([getattr(end, name) for end in ends]).double() for name in ("position", "grad")
+    )
+    assert_law(SimpleNamespace(position=position, grad=grad), gaussian_target())
+
+
+@pytest.mark.parametrize(
+    "cls", [Langevin, MALA, UnderdampedLangevin, HMC, NUTS, PreconditionedMALA]
+)
 def test_chains_are_independent(cls):
     assert_independent_chains(_chains(cls(step_size=0.4)))
 

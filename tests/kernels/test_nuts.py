@@ -44,7 +44,7 @@ def _finished(kernel, potential, state, num_draws):
     return dict(zip(info._fields, map(torch.cat, zip(*reports, strict=True)), strict=True))
 
 
-@pytest.mark.parametrize("step_size", [0.05, 0.2, 0.3])
+@pytest.mark.parametrize("step_size", [0.05, 0.2, 0.3, 3.0])
 def test_draws_are_those_of_the_plain_implementation(step_size):
     """With the same momenta and uniforms; what is left to chance is nothing."""
     kernel, potential = NUTS(step_size=step_size), gaussian_potential(PRECISION)
@@ -66,6 +66,7 @@ def test_draws_are_those_of_the_plain_implementation(step_size):
         assert int(info.tree_depth[chain]) == expected.depth
         assert float(info.acceptance_rate[chain]) == pytest.approx(expected.acceptance_rate)
         assert bool(info.diverging[chain]) == expected.diverging
+        assert expected.diverging == (step_size > 1.0)
 
 
 def test_the_plain_implementation_sees_long_and_broken_trajectories():

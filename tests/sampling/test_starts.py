@@ -15,6 +15,7 @@ from pyro.infer.autoguide import (
 )
 
 from pyro_ebm.core.checks import ShapeError
+from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import MALA
 from tests.sampling.runs import STANDARD, driver, regression, regression_data, run
 
@@ -94,6 +95,13 @@ def test_a_single_chain_needs_no_axis(axes):
     samples = given(params, num_chains=1)
     expected = params["weights"].reshape(2)
     torch.testing.assert_close(samples["weights"][0, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_a_start_without_an_axis_is_not_one_number_for_each_chain():
+    """Where there are as many chains as coordinates."""
+    energy = GaussianEnergy.standard((2,))
+    with pytest.raises(ShapeError, match=r"shape \(2,\), but \(2, 2\) is wanted"):
+        run(MALA(energy), num_chains=2, initial_params={"x": torch.ones(2)})
 
 
 def test_initial_params_are_not_changed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 
 from pyro_ebm.core.checks import StepSizeError
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, Langevin, UnderdampedLangevin
+from pyro_ebm.kernels import HMC, MALA, NUTS, Langevin, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling.adaptation import PooledVariance
 from pyro_ebm.sampling.ranks import OneProcess
@@ -253,6 +254,51 @@ def test_frozen_chains_are_put_where_others_are():
     assert mcmc.num_restarted == 2
     assert mcmc.chains.positions.abs().max() < 10
     assert (mcmc.chains.stats["acceptance_rate"].mean(dim=1) > 0.1).all()
+
+
+def _moved(kernel, num_steps, num_chains=16):
+    """Chains that are at different stages of their trajectories."""
+    potential = EnergyPotential(GaussianEnergy.standard((3,)))
+    state = kernel.init(potential, torch.randn(num_chains, 3))
+    for _ in range(num_steps):
+        state, info = kernel.step(potential, state, kernel.noise(state, None))
+    return potential, state, info
+
+
+@pytest.mark.parametrize("kernel", [NUTS(), HMC()], ids=repr)
+def test_all_chains_begin_anew_after_warm_up(kernel):
+    potential, state, _ = _moved(dataclasses.replace(kernel, step_size=0.3), 5)
+    warm_up = WarmUp(kernel, potential, generator())
+    tuned, after = warm_up.run(state, 60, lambda *_: None)
+    assert not after.num_steps.any()
+    assert bool((after.stride.abs() == tuned.step_size).all())
+
+
+@pytest.mark.parametrize("cls", [NUTS, HMC])
+def test_a_new_step_size_waits_for_the_next_trajectory(cls):
+    potential, state, _ = _moved(cls(step_size=0.1), 5)
+    under_way = state.num_steps > 0
+    assert under_way.any()
+    later = cls(step_size=0.2)
+    for _ in range(100):
+        state, info = later.step(potential, state, later.noise(state, None))
+        assert bool((info.step_size[under_way] == 0.1).all())
+        under_way &= ~info.finished
+    assert not under_way.any()
+    assert bool((info.step_size == 0.2).all())
+
+
+def test_scales_pool_all_chains_and_not_those_that_have_just_finished(monkeypatch):
+    pooled, unfinished = [], []
+    update = PooledVariance.update
+    monkeypatch.setattr(
+        PooledVariance, "update", lambda self, x: pooled.append(len(x)) or update(self, x)
+    )
+    potential, state, _ = _moved(NUTS(step_size=0.3), 5)
+    warm_up = WarmUp(NUTS(step_size=0.3), potential, generator())
+    warm_up.run(state, 60, lambda _, info: unfinished.append(int((~info.finished).sum())))
+    assert set(pooled) == {16}
+    assert max(unfinished) > 8
 
 
 class Report(NamedTuple):
