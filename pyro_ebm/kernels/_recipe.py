@@ -32,13 +32,13 @@ class Recipe(Generic[StateT]):
     target_accept_prob: float = 0.8
 
     def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_scale(self.scale)
         for name, value in list(vars(self).items()):
             if getattr(value, "ndim", None) == 0:  # a number of NumPy or torch
                 object.__setattr__(self, name, value.item())
         if self.step_size is not None:
             check_positive("step_size", self.step_size)
-        if self.scale is not None:
-            check_scale(self.scale)
         check_probability("target_accept_prob", self.target_accept_prob)
 
     @property

@@ -68,9 +68,8 @@ class MCMC:
         disable_progbar: Show no progress bar.
         generator: Source of randomness; by default seeded from torch's global one.
         compile: Compile potential, transition and storage into graphs of one or several steps.
-            Takes a C++ compiler and 20 to 75 seconds (``compile_seconds``), and few when the same
-            run, on any data of the same shape, was compiled before; pays for long runs. With a
-            hook or a stream each step is a call of its own, which is slower.
+            Takes a C++ compiler and 20 to 75 seconds (``compile_seconds``), few when the same run
+            was compiled before; pays for long runs. With a hook or stream each step is a call.
         checkpoint: File to save the run to, for :meth:`load`: before the first step, as it goes
             on, and when it ends, is interrupted or fails. It is whole at any moment.
         checkpoint_every: Seconds between two saves; more where saving takes more than 1/20 of it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,7 +13,7 @@ from pyro.infer import Predictive
 from pyro.infer.autoguide import init_to_sample
 
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import HMC, MALA, NUTS, Langevin, UnderdampedLangevin
+from pyro_ebm.kernels import MALA, NUTS, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.model import ModelPotential
 from tests.sampling.runs import (
@@ -226,31 +225,6 @@ def test_warm_up_is_saved_when_asked():
     assert mcmc.warmup_chains.positions.shape == (2, 30, 1)
     assert mcmc.warmup_chains.stats["step_size"].unique().numel() > 5
     assert run(MALA(STANDARD)).warmup_chains is None
-
-
-@pytest.mark.parametrize("kernel", [MALA, Langevin, UnderdampedLangevin, NUTS])
-def test_densities_of_saved_warm_up_are_those_of_its_positions(kernel):
-    """Also where warm-up has put a chain back, or elsewhere."""
-    quartic = PlainEnergy(lambda x: 0.25 * x**4)
-    far = {"x": torch.tensor([0.0, 0.1, 0.2, 30.0])}
-    settings = {"num_chains": 4, "initial_params": far, "save_warmup": True}
-    mcmc = run(kernel(quartic), 5, 300, **settings)
-    assert mcmc.num_restarted > 0 or kernel is not MALA
-    saved = mcmc.warmup_chains
-    torch.testing.assert_close(saved.stats["lp"], -quartic(saved.positions).squeeze(-1))
-
-
-def test_chains_carry_no_graph_of_a_scale():
-    scale = torch.ones(1, requires_grad=True)
-    mcmc = run(MALA(STANDARD, step_size=0.3, scale=scale), 5, 0)
-    assert not mcmc.chains.positions.requires_grad
-
-
-@pytest.mark.parametrize("number", [np.float64(0.7), np.float32(0.7), torch.tensor(0.7)])
-def test_numbers_may_come_from_numpy_or_torch(number, tmp_path):
-    kernel = HMC(STANDARD, target_accept_prob=number, trajectory_length=number)
-    mcmc = run(kernel, 5, 20, num_chains=2, checkpoint=tmp_path / "run.pt")
-    assert type(mcmc.kernel.target_accept_prob) is type(mcmc.kernel.trajectory_length) is float
 
 
 def test_hook_sees_every_step_in_unconstrained_space():

@@ -334,3 +334,15 @@ def test_few_chains_and_chains_at_one_place_stay_where_they_are():
     assert torch.equal(within_reach(few), few)
     alike = torch.zeros(64, 1).index_fill(0, torch.tensor([7]), 3.0)
     assert torch.equal(within_reach(alike), alike)
+
+
+@pytest.mark.parametrize("kernel", [MALA, Langevin, UnderdampedLangevin, NUTS])
+def test_densities_of_saved_warm_up_are_those_of_its_positions(kernel):
+    """Also where warm-up has put a chain back, or elsewhere."""
+    quartic = PlainEnergy(lambda x: 0.25 * x**4)
+    far = {"x": torch.tensor([0.0, 0.1, 0.2, 30.0])}
+    settings = {"num_chains": 4, "initial_params": far, "save_warmup": True}
+    mcmc = run(kernel(quartic), 5, 300, **settings)
+    assert mcmc.num_restarted > 0 or kernel is not MALA
+    saved = mcmc.warmup_chains
+    torch.testing.assert_close(saved.stats["lp"], -quartic(saved.positions).squeeze(-1))
