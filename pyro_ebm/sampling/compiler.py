@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyro_ebm.potentials.graphs.sums import multiply_by_ones
 from pyro_ebm.potentials.graphs.tracing import same_validation
 
 TensorFunction = Callable[..., list[Tensor]]
@@ -46,6 +47,7 @@ class Compiler:
         """The compiled function; ``function`` is called once, with the examples."""
         with self.timed(), torch.no_grad(), same_validation():
             graph = make_fx(function)(*examples)
+            multiply_by_ones(graph)
             compiled = _compiled(graph, examples)
         without_grad: TensorFunction = torch.no_grad()(compiled)
         return without_grad

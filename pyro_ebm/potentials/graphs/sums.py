@@ -1,0 +1,62 @@
+"""Sums over numbers that lie far apart, written as products with ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_aten = torch.ops.aten
+
+_LONG = 32
+"""Terms: a shorter sum takes less time in one loop with what is summed."""
+
+
+def multiply_by_ones(module: fx.GraphModule) -> None:
+    """Write sums over the far dimension of matrices ``(N, C)`` as products ``1 @ matrix``.
+
+    A compiler sums one chain after the other and jumps over all the rest in between, while a
+    product goes through memory in order; and what is summed can share a loop with what else is
+    made of the same numbers. Only on a CPU, and only if products are as precise as sums
+    (``torch.get_float32_matmul_precision() == "highest"``, the default).
+
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> module = make_fx(lambda x: x.exp().sum(0))(torch.zeros(40, 3))
+    >>> multiply_by_ones(module)
+    >>> [node.name for node in module.graph.nodes]
+    ['x_1', 'exp', '_ones_40_float32', 'mm_default', 'select_int', 'output']
+    """
+    if torch.get_float32_matmul_precision() == "highest":
+        for node in list(module.graph.nodes):
+            if _is_far_sum(node):
+                _multiply(module, node)
+        module.recompile()
+
+
+def _is_far_sum(node: Any) -> bool:
+    is_plain = node.target is _aten.sum.dim_IntList and len(node.args) == 2 and not node.kwargs
+    matrix = node.args[0].meta.get("val") if is_plain else None
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2 or len(node.args[1]) != 1:
+        return False
+    summed = node.args[1][0] % 2
+    is_far = matrix.stride(1 - summed) == 1 < matrix.stride(summed)
+    is_real = matrix.dtype in {torch.float32, torch.float64} and matrix.device.type == "cpu"
+    return is_real and is_far and matrix.shape[summed] >= _LONG
+
+
+def _multiply(module: fx.GraphModule, node: Any) -> None:
+    source, (axis,) = node.args
+    matrix = source.meta["val"]
+    ones = torch.ones(1, matrix.shape[axis], dtype=matrix.dtype)
+    name = f"_ones_{len(ones[0])}_{matrix.dtype}".replace("torch.", "")
+    module.register_buffer(name, ones)
+    with module.graph.inserting_before(node):
+        if axis % 2:
+            source = module.graph.call_function(_aten.permute.default, (source, [1, 0]))
+        factors = module.graph.get_attr(name), source
+        product = module.graph.call_function(_aten.mm.default, factors)
+        total = module.graph.call_function(_aten.select.int, (product, 0, 0))
+    total.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(total)
+    module.graph.erase_node(node)
