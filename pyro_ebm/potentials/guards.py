@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
-from pyro_ebm.potentials.graphs.tracing import RandomnessDetector
 from pyro_ebm.potentials.observations import mask_of
+from pyro_ebm.potentials.randomness import RandomnessDetector
 from pyro_ebm.potentials.sites import is_data, is_deterministic, is_enumerated
 
 _ENERGY_ADVICE = (

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.func import grad_and_value, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.graphs.aliasing import separate_results
@@ -28,31 +27,6 @@ ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _MOVE, _TOLERANCE = 0.1, 1e-3
 """How far from the example a graph is looked at, and how near it must come."""
-
-
-class RandomnessDetector(TorchDispatchMode):
-    """Collect the names of the random operations that run inside.
-
-    >>> with RandomnessDetector() as detector:
-    ...     _ = torch.rand(2) + torch.ones(2)
-    >>> detector.operations
-    ['aten.rand']
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # of torch
-        self.operations: list[str] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.operations.append(f"{func.namespace}.{func.overloadpacket.__name__}")
-        return func(*args, **(kwargs or {}))
 
 
 def batched(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:

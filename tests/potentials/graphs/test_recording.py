@@ -7,7 +7,6 @@ import torch
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.graphs.recording import OperationRecorder
-from pyro_ebm.potentials.graphs.tracing import RandomnessDetector
 
 
 def in_place_on_fresh(x):
@@ -111,17 +110,3 @@ def test_numbers_from_constants_are_noted_and_from_the_input_refused():
 def test_dead_code_is_left_out():
     _, graph, _ = record(unused, torch.ones(2))
     assert not [node for node in graph.graph.nodes if "exp" in str(node.target)]
-
-
-def test_randomness_is_detected():
-    with RandomnessDetector() as detector:
-        torch.ones(3).exp().sort()
-    assert detector.operations == []
-    with RandomnessDetector() as detector:
-        torch.randn(2)
-        torch.zeros(2).uniform_()
-        torch.nn.functional.dropout(torch.ones(2))
-        torch.randperm(3)
-        torch.bernoulli(torch.ones(2) / 2)
-        torch.distributions.Gamma(2.0, 1.0).sample()
-    assert len(detector.operations) >= 6
