@@ -20,6 +20,7 @@ from pyro_ebm.core.positions import (
 )
 from pyro_ebm.core.types import Info, Kernel, Potential, State
 from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
+from pyro_ebm.sampling.outliers import is_high, within_reach
 from pyro_ebm.sampling.plain import attributes, set_attributes
 from pyro_ebm.sampling.ranks import OneProcess, Ranks, gather_together
 from pyro_ebm.sampling.steps import Step, eager_steps
@@ -37,10 +38,6 @@ _FROZEN_ACCEPTANCE = 0.01
 
 _FEWEST_TO_FREEZE = 30
 """Shorter windows do not tell a frozen chain from an unlucky one."""
-
-
-_FEWEST_TO_BE_FAR = 16
-"""Chains from which their median deviation is good enough to say that one is far out."""
 
 _ALONE = OneProcess()
 
@@ -91,25 +88,6 @@ def enough_transitions(shortest: int, num_chains: int) -> int:
     [1000, 354, 125, 50, 50]
     """
     return max(shortest, math.ceil(_ONE_CHAIN * shortest / math.pow(num_chains, 0.75)))
-
-
-def within_reach(position: Tensor) -> Tensor:
-    """Positions ``(C, dim)``, moved to within ten median deviations of the chains' median.
-
-    One chain of 64 that is still on its way from a far start, 100 standard deviations out, would
-    make a scale 12 times too large, and its own step the smaller. A normal coordinate lies within
-    ten median deviations but for a share of 1e-11. Few chains do not tell who is far.
-
-    >>> position = torch.tensor([*range(-10, 11), 1e6]).unsqueeze(-1)
-    >>> within_reach(position).max()
-    tensor(50.)
-    """
-    if len(position) < _FEWEST_TO_BE_FAR:
-        return position
-    median = position.median(dim=0).values
-    deviation = (position - median).abs().median(dim=0).values
-    reach = torch.where(deviation > 0, 10 * deviation, torch.inf)
-    return position.clamp(median - reach, median + reach)
 
 
 class WarmUp:
@@ -255,29 +233,29 @@ class WarmUp:
             self._replace(step_size=self._tuner.average)
         if self._estimates_scale:
             self._replace(scale=self._pooled.scale(state.position.dtype))
-        state = self._restart_frozen_chains(state)
+        state = self._restart_lost_chains(state)
         if not self._windows and self._adaptation is not None:
             self.kernel = self._adaptation.finish(self.kernel)
         return self.kernel.restart(state, self.generator)
 
-    def _restart_frozen_chains(self, state: Any) -> Any:
-        """Put chains that a whole window could not move where others are.
+    def _restart_lost_chains(self, state: Any) -> Any:
+        """Put chains that a whole window could not bring to the others where others are.
 
         A start can be so far out that a step which suits all other chains is never accepted
-        there, and the step is shared. Nothing is kept from warm-up, so chains may be moved;
-        ``num_restarted`` counts them.
+        there, and the step is shared; or a trajectory from a steep start ends on a plateau a
+        thousand times as high as the bulk is deep, which takes thousands of such steps to cross.
+        Nothing is kept from warm-up, so chains may be moved; ``num_restarted`` counts them.
         """
-        frozen = self._frozen()
-        num_frozen, num_chains = int(frozen.sum()), len(frozen)
-        if self._num_steps < _FEWEST_TO_FREEZE or num_frozen == 0:
+        lost = self._frozen() | is_high(state.potential_energy)
+        num_lost, found = int(lost.sum()), (~lost).nonzero().flatten()
+        if self._num_steps < _FEWEST_TO_FREEZE or num_lost == 0 or len(found) == 0:
             return state
-        moving = (~frozen).nonzero().flatten()
         choice = torch.randint(
-            len(moving), (num_frozen,), generator=self.generator, device=moving.device
+            len(found), (num_lost,), generator=self.generator, device=found.device
         )
-        source = torch.arange(num_chains, device=moving.device)
-        source[frozen] = moving[choice]
-        self.num_restarted += num_frozen
+        source = torch.arange(len(lost), device=found.device)
+        source[lost] = found[choice]
+        self.num_restarted += num_lost
         return map_fields(lambda field: chains_innermost(field[source]), state)
 
     def _frozen(self) -> Tensor:

@@ -1,0 +1,66 @@
+"""Chains far from all others are told from those that are merely in the tails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyro_ebm.kernels import HMC, MALA, ChEESHMC
+from pyro_ebm.sampling import warmup
+from pyro_ebm.sampling.outliers import is_high, within_reach
+from tests.sampling.runs import PlainEnergy, run
+
+
+def test_a_chain_on_its_way_hardly_changes_the_scale():
+    generator = torch.Generator().manual_seed(0)
+    position = torch.randn(64, 3, generator=generator, dtype=torch.float64)
+    far = position.clone()
+    far[5, 1] = 1e4
+    assert torch.equal(within_reach(position), position)
+    assert far.std(dim=0)[1] > 1000
+    assert within_reach(far).std(dim=0)[1] < 1.5
+    assert torch.equal(within_reach(far)[:, [0, 2]], position[:, [0, 2]])
+
+
+def test_few_chains_and_chains_at_one_place_stay_where_they_are():
+    few = torch.tensor([[0.0], [0.1], [0.2], [1e4]])
+    assert torch.equal(within_reach(few), few)
+    alike = torch.zeros(64, 1).index_fill(0, torch.tensor([7]), 3.0)
+    assert torch.equal(within_reach(alike), alike)
+
+
+def test_high_is_who_has_no_part_in_the_law_of_energies():
+    generator = torch.Generator().manual_seed(0)
+    dim_of_a_neck = torch.randn(4096, 54, generator=generator).square().sum(dim=-1) / 2
+    long_tail = torch.empty(4096).exponential_(generator=generator)
+    for energy in (dim_of_a_neck, long_tail):
+        assert not is_high(energy).any()
+        energy[3] += 1000.0
+        assert is_high(energy).nonzero().tolist() == [[3]]
+
+
+def test_nobody_is_high_among_few_or_equal_chains():
+    assert not is_high(torch.tensor([0.0, 0.1, 0.2, 1e4])).any()
+    assert not is_high(torch.zeros(64).index_fill(0, torch.tensor([7]), 3.0)).any()
+    assert not is_high(-1000.0 * torch.ones(64).index_fill(0, torch.tensor([7]), 3.0)).any()
+
+
+PLATEAU = PlainEnergy(lambda x: 50.0 * torch.log1p(x.square()))
+"""A bulk of standard deviation 0.1; a thousand away all moves are taken, and slopes are 0.1."""
+
+
+def _farthest(kernel):
+    starts = torch.linspace(-0.2, 0.2, 32)
+    starts[4] = 1000.0
+    mcmc = run(kernel(PLATEAU), 20, 150, num_chains=32, initial_params={"x": starts})
+    return float(mcmc.chains.positions.abs().max()), mcmc.num_restarted
+
+
+@pytest.mark.parametrize("kernel", [MALA, HMC, ChEESHMC])
+def test_a_chain_on_a_high_plateau_is_put_where_others_are(kernel, monkeypatch):
+    farthest, num_restarted = _farthest(kernel)
+    assert farthest < 2.0
+    assert num_restarted >= 1
+    monkeypatch.setattr(warmup, "is_high", lambda energy: torch.zeros_like(energy) > 0)
+    farthest, _ = _farthest(kernel)
+    assert farthest > 100.0
