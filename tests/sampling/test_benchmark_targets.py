@@ -62,7 +62,7 @@ def test_kernels_agree(kernel, num_draws, thinning, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kernel", "warmup_steps"), [(NUTS, None), (ChEESHMC, None), (HMC, 100)])
+@pytest.mark.parametrize(("kernel", "warmup_steps"), [(NUTS, None), (ChEESHMC, None), (HMC, None)])
 def test_warm_up_finds_the_scales(kernel, warmup_steps):
     """Up to a factor that all share; far starts made those of the hierarchical model all alike."""
     model, args = model_of(TARGETS["hierarchical"])
