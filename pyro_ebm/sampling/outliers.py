@@ -9,7 +9,10 @@ _FEWEST = 16
 """Chains from which their median deviation is good enough to say that one is far out."""
 
 _HIGH = 30
-"""Median deviations: a normal energy is never so high, one with the tail exp(-U) once in 10^7."""
+"""Median deviations: no normal energy is so high, one with the tail exp(-U) once in 4 million."""
+
+_MOST_HIGH = 1 / 16
+"""Share of the chains: what more of them have found is a part of the target."""
 
 
 def within_reach(position: Tensor) -> Tensor:
@@ -32,13 +35,15 @@ def within_reach(position: Tensor) -> Tensor:
 
 
 def is_high(energy: Tensor) -> Tensor:
-    """Chains ``(C,)`` whose energies lie far above those of all others.
+    """Chains ``(C,)`` whose energies lie far above those of all others; none if they are many.
+
+    A mode so high has no weight, unless it is as much wider: of 16 chains or more it must hold a
+    sixteenth in order to count as one.
 
     >>> is_high(torch.tensor([*range(16), 1000.0])).nonzero()
     tensor([[16]])
     """
-    if len(energy) < _FEWEST:
-        return torch.zeros_like(energy, dtype=torch.bool)
     excess = energy - energy.median()
-    deviation = excess.abs().median()
-    return (excess > _HIGH * deviation) & (deviation > 0)
+    high = excess > _HIGH * excess.abs().median()
+    is_told = len(energy) >= _FEWEST and bool(excess.abs().median() > 0)
+    return high & (is_told and int(high.sum()) <= _MOST_HIGH * len(energy))

@@ -246,9 +246,9 @@ class WarmUp:
         thousand times as high as the bulk is deep, which takes thousands of such steps to cross.
         Nothing is kept from warm-up, so chains may be moved; ``num_restarted`` counts them.
         """
-        lost = self._frozen() | is_high(state.potential_energy)
+        lost = self._lost(state.potential_energy)
         num_lost, found = int(lost.sum()), (~lost).nonzero().flatten()
-        if self._num_steps < _FEWEST_TO_FREEZE or num_lost == 0 or len(found) == 0:
+        if num_lost == 0 or len(found) == 0:
             return state
         choice = torch.randint(
             len(found), (num_lost,), generator=self.generator, device=found.device
@@ -257,6 +257,13 @@ class WarmUp:
         source[lost] = found[choice]
         self.num_restarted += num_lost
         return map_fields(lambda field: chains_innermost(field[source]), state)
+
+    def _lost(self, energy: Tensor) -> Tensor:
+        frozen = self._frozen() & (self._num_steps >= _FEWEST_TO_FREEZE)
+        energies, are_frozen = gather_together(self._ranks, (energy, frozen))
+        high = torch.zeros_like(are_frozen)
+        high[~are_frozen] = is_high(energies[~are_frozen])
+        return frozen | high.chunk(self._ranks.size)[self._ranks.rank]
 
     def _frozen(self) -> Tensor:
         """Chains ``(C,)`` that hardly moved in this window, if that is not most of them.

@@ -18,7 +18,6 @@ from torch.distributions import constraints
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
 from pyro_ebm.energies import QuarticEnergy
 from pyro_ebm.potentials import EnergyPotential, ModelPotential, as_potential
-from pyro_ebm.potentials.randomness import RandomnessDetector
 from tests.potentials.test_observations import imputed
 
 DATA = torch.tensor([0.3, -1.0, 2.0])
@@ -335,17 +334,3 @@ def test_draws_must_have_the_same_deterministic_sites():
         potential.constrain(torch.zeros(3, 1))
     side[0] = True
     assert potential.constrain(torch.zeros(3, 1))["d"].shape == (3,)
-
-
-def test_randomness_is_detected():
-    with RandomnessDetector() as detector:
-        torch.ones(3).exp().sort()
-    assert detector.operations == []
-    with RandomnessDetector() as detector:
-        torch.randn(2)
-        torch.zeros(2).uniform_()
-        torch.nn.functional.dropout(torch.ones(2))
-        torch.randperm(3)
-        torch.bernoulli(torch.ones(2) / 2)
-        torch.distributions.Gamma(2.0, 1.0).sample()
-    assert len(detector.operations) >= 6

@@ -35,8 +35,41 @@ def test_high_is_who_has_no_part_in_the_law_of_energies():
     long_tail = torch.empty(4096).exponential_(generator=generator)
     for energy in (dim_of_a_neck, long_tail):
         assert not is_high(energy).any()
-        energy[3] += 1000.0
-        assert is_high(energy).nonzero().tolist() == [[3]]
+        for off in (1000.0, torch.inf):
+            energy[3] = off
+            assert is_high(energy).nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize(("num_high", "is_told"), [(4, True), (5, False), (24, False)])
+def test_many_chains_so_high_may_have_found_a_wide_mode(num_high, is_told):
+    generator = torch.Generator().manual_seed(0)
+    energy = torch.randn(64, generator=generator)
+    energy[:num_high] += 1000.0
+    assert int(is_high(energy).sum()) == (num_high if is_told else 0)
+
+
+def test_frozen_chains_do_not_say_who_is_high():
+    """Half of them frozen at one energy: those that move are not all lost."""
+    warm_up = warmup.WarmUp(MALA(step_size=1.0), None, torch.Generator())
+    warm_up._num_steps, warm_up._accepted = 100, torch.arange(40.0) // 20
+    energy = torch.cat([torch.linspace(0, 0.01, 20), torch.linspace(50, 60, 20)])
+    assert warm_up._lost(energy).tolist() == 20 * [True] + 20 * [False]
+
+
+def test_ranks_judge_by_the_chains_of_all():
+    warm_up = warmup.WarmUp(MALA(step_size=1.0), None, torch.Generator(), ranks=SecondOfTwo())
+    warm_up._num_steps, warm_up._accepted = 100, torch.ones(8)
+    energy = torch.linspace(0, 1, 8).index_fill(0, torch.tensor([5]), 1000.0)
+    assert warm_up._lost(energy).nonzero().tolist() == [[5]]
+
+
+class SecondOfTwo:
+    """A rank whose fellow has no chain that is high; each alone has too few to tell."""
+
+    rank, size = 1, 2
+
+    def gather(self, part):
+        return torch.cat([part.clamp(max=1.0), part])
 
 
 def test_nobody_is_high_among_few_or_equal_chains():

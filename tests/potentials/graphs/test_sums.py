@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_ebm.potentials.graphs import sums
 from pyro_ebm.potentials.graphs.sums import multiply_by_ones
 from pyro_ebm.sampling.compiler import Compiler
 
@@ -15,7 +16,7 @@ CHAINS, TERMS = 5, 60
 
 
 def _rows(dtype=torch.float64):
-    """Numbers ``(terms, chains)`` of which some nearly cancel."""
+    """Numbers ``(terms, chains)`` of both signs."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(TERMS, CHAINS, dtype=dtype, generator=generator) * 1e3
 
@@ -31,7 +32,7 @@ def _num_products(module):
 
 
 FAR = {
-    "first": (lambda x: x.square().sum(0), _rows()),
+    "first": (lambda x: (2.0 * x).sum(0), _rows()),
     "last, chains innermost": (lambda x: x.square().sum(-1), _rows().mT),
     "from behind": (lambda x: x.square().sum(-2), _rows()),
     "single precision": (lambda x: x.square().sum(0), _rows(torch.float32)),
@@ -45,6 +46,7 @@ NEAR = {
     "to another type": (lambda x: x.square().sum(0, dtype=torch.float64), _rows(torch.float32)),
     "three dimensions": (lambda x: x.square().sum(0), _rows()[..., None]),
     "of every other number": (lambda x: x.sum(0), _rows()[:, ::2]),
+    "of no named dimension": (lambda x: x.sum(dim=None), _rows()),
 }
 
 
@@ -64,13 +66,25 @@ def test_other_sums_stay(case):
     assert torch.equal(module(x), function(x))
 
 
-def test_products_of_less_precision_are_not_used():
+@pytest.fixture
+def less_precise():
     before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        assert _num_products(_rewritten(lambda x: x.sum(0), _rows())) == 0
-    finally:
-        torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("less_precise")
+def test_products_of_less_precision_are_not_used():
+    assert _num_products(_rewritten(lambda x: x.sum(0), _rows(torch.float32))) == 0
+    assert _num_products(_rewritten(lambda x: x.sum(0), _rows())) == 1
+
+
+def test_large_matrices_need_not_lie_in_memory(monkeypatch):
+    monkeypatch.setattr(sums, "_LARGEST", TERMS * CHAINS)
+    assert _num_products(_rewritten(lambda x: x.sum(0), _rows())) == 1
+    monkeypatch.setattr(sums, "_LARGEST", TERMS * CHAINS - 1)
+    assert _num_products(_rewritten(lambda x: x.sum(0), _rows())) == 0
 
 
 def test_several_sums_of_one_length_share_their_ones():
