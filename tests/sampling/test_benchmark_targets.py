@@ -18,16 +18,11 @@ NUM_CHAINS = 64
 TARGETS = {target.name: target for target in all_targets()}
 
 
-def _given(name):
-    """The energy or model, and its arguments in float64."""
-    target = TARGETS[name]
-    what, args = (energy_of(target), ()) if target.is_energy else model_of(target)
-    return what, [a.double() if a.is_floating_point() else a for a in args]
-
-
 def chain_moments(kernel, name, num_draws, thinning=1, generator=None, **options):
     """Means of the unconstrained coordinates and of their squares, of each chain ``(C, 2 dim)``."""
-    what, args = _given(name)
+    target = TARGETS[name]
+    what, args = (energy_of(target), ()) if target.is_energy else model_of(target)
+    args = [a.to(torch.get_default_dtype()) if a.is_floating_point() else a for a in args]
     mcmc = MCMC(
         kernel(what, **options),
         num_draws,
@@ -80,7 +75,7 @@ def test_warm_up_finds_the_scales(kernel, warmup_steps):
 @pytest.mark.slow
 def test_warm_up_comes_to_the_target_acceptance():
     """Where the first leapfrog of a window finds half the step, and ten transitions follow."""
-    model, args = _given("logistic_regression")
+    model, args = model_of(TARGETS["logistic_regression"])
     mcmc = MCMC(NUTS(model), 10, num_chains=NUM_CHAINS, disable_progbar=True)
     mcmc.run(*args)
     reached = float(mcmc.chains.stats["acceptance_rate"].mean())
