@@ -276,11 +276,7 @@ class WarmUp:
     def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
             return None
-        before = self.kernel.step_size
         start = find_step_size(self.kernel, self._step, state, self.generator, self._ranks)
-        # Within a factor of two what a window has tuned is better than the first leapfrog tells.
-        if before is not None and start <= before <= 2 * start:
-            start = before
         self._replace(step_size=start)
         if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None

@@ -73,16 +73,6 @@ def test_warm_up_finds_the_scales(kernel, warmup_steps):
 
 
 @pytest.mark.slow
-def test_warm_up_comes_to_the_target_acceptance():
-    """Where the first leapfrog of a window finds half the step, and ten transitions follow."""
-    model, args = model_of(TARGETS["logistic_regression"])
-    mcmc = MCMC(NUTS(model), 10, num_chains=NUM_CHAINS, disable_progbar=True)
-    mcmc.run(*args)
-    reached = float(mcmc.chains.stats["acceptance_rate"].mean())
-    assert abs(reached - mcmc.kernel.target_accept_prob) < 0.06
-
-
-@pytest.mark.slow
 def test_a_biased_sampler_is_rejected():
     """Langevin at a step size where its variances are 33 % too large."""
     scale = torch.as_tensor(gaussian().data["scale"]).float()

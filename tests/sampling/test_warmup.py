@@ -14,7 +14,6 @@ from pyro_ebm.core.checks import StepSizeError
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import HMC, MALA, NUTS, Langevin, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
-from pyro_ebm.sampling import warmup
 from pyro_ebm.sampling.adaptation import PooledVariance
 from pyro_ebm.sampling.ranks import OneProcess
 from pyro_ebm.sampling.steps import eager_steps
@@ -244,15 +243,6 @@ def test_walk_tunes_only_when_asked():
     with pytest.raises(StepSizeError, match="no step size"):
         walk(MALA(), potential, start, 7, generator())
     assert tuned_walk(MALA(), potential, start, 30, generator()).shape == (5, 1)
-
-
-@pytest.mark.parametrize(("found", "start"), [(0.3, 0.3), (0.15, 0.3), (0.6, 0.6), (0.07, 0.07)])
-def test_a_tuned_step_is_kept_if_the_first_leapfrog_tells_no_better(monkeypatch, found, start):
-    monkeypatch.setattr(warmup, "find_step_size", lambda *_: found)
-    warm_up = WarmUp(MALA(), None, generator())
-    warm_up.kernel = MALA(step_size=0.3)
-    warm_up._start_step_size(warmup.Window(10, estimates_scale=False), None)
-    assert warm_up.kernel.step_size == start
 
 
 def test_frozen_chains_are_put_where_others_are():
