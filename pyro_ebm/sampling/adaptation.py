@@ -21,7 +21,7 @@ class DualAveraging:
         \overline{\log \epsilon}_t = t^{-\kappa} \log \epsilon_t
                                      + (1 - t^{-\kappa}) \overline{\log \epsilon}_{t-1}
 
-    with :math:`\mu = \log \epsilon_0`, :math:`\gamma = 0.1`, :math:`t_0 = 10`,
+    with :math:`\mu = \log \epsilon_0`, :math:`\gamma = 0.2`, :math:`t_0 = 10`,
     :math:`\kappa = 0.75`. Hoffman and Gelman take :math:`\log 10 \epsilon_0` and 0.05: with
     acceptances that are a transition old, as those of many chains are, the step size would swing.
 
@@ -49,7 +49,7 @@ class DualAveraging:
         self._count += 1
         weight = 1.0 / (self._count + 10.0)
         self._error += weight * (self.target - acceptance - self._error)
-        log_step = self._mu - math.sqrt(self._count) / 0.1 * self._error
+        log_step = self._mu - math.sqrt(self._count) / 0.2 * self._error
         log_step = min(max(log_step, -_LARGEST_LOG), _LARGEST_LOG)
         decay = self._count**-0.75
         self._log_average += decay * (log_step - self._log_average)

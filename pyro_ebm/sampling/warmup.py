@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.checks import StepSizeError
 from pyro_ebm.core.positions import (
     chains_innermost,
     fields_like,
@@ -23,11 +22,10 @@ from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, Pooled
 from pyro_ebm.sampling.outliers import is_high, within_reach
 from pyro_ebm.sampling.plain import attributes, set_attributes
 from pyro_ebm.sampling.ranks import OneProcess, Ranks, gather_together
+from pyro_ebm.sampling.step_size import StepSizeSearch
 from pyro_ebm.sampling.steps import Step, eager_steps
 
 OnStep = Callable[[Any, Any], None]
-
-_SMALLEST, _LARGEST = 1e-10, 1e10
 
 _FEWEST_TO_AVERAGE = 3
 _FEWEST_TO_SETTLE = 10
@@ -44,7 +42,7 @@ _ALONE = OneProcess()
 _ONE_CHAIN = 20
 """How much longer than the shortest the warm-up of a single chain is."""
 
-_NOT_PLAIN = {"kernel", "potential", "generator", "_step", "_ranks"}
+_NOT_PLAIN = {"kernel", "potential", "generator", "_step", "_search", "_ranks"}
 _PARTS = ("_tuner", "_pooled", "_progress", "_adaptation")
 """What else a warm-up holds: handed over, and objects of their own."""
 
@@ -122,6 +120,7 @@ class WarmUp:
         self._ranks = ranks
         self.kernel, self.potential, self.generator = kernel, potential, generator
         self._step = eager_steps(potential) if step is None else step
+        self._search = StepSizeSearch(self._step, generator, ranks)
         self._tunes_step_size = kernel.step_size is None
         self._tunes_scale = kernel.scale is None
         self._adaptation = kernel.adaptation()
@@ -208,7 +207,7 @@ class WarmUp:
     def _open_window(self, window: Window, state: Any) -> Any:
         self._window, self._window_length = window, window.num_transitions
         self._estimates_scale = self._tunes_scale and window.estimates_scale
-        self._tuner = self._start_step_size(window, state)
+        self._tuner = self._new_tuner(window, state)
         dim, device = state.position.shape[-1], state.position.device
         pooled = PooledCovariance if self.kernel.full_mass else PooledVariance
         self._pooled = pooled(dim, device)
@@ -231,9 +230,12 @@ class WarmUp:
         self._window = None
         if self._tuner is not None:
             self._replace(step_size=self._tuner.average)
+        state = self._restart_lost_chains(state)
+        tuned = self.kernel
         if self._estimates_scale:
             self._replace(scale=self._pooled.scale(state.position.dtype))
-        state = self._restart_lost_chains(state)
+        if self._tunes_step_size and self._windows:
+            self._replace(step_size=self._search.carry_over(tuned, self.kernel, state))
         if not self._windows and self._adaptation is not None:
             self.kernel = self._adaptation.finish(self.kernel)
         return self.kernel.restart(state, self.generator)
@@ -273,14 +275,14 @@ class WarmUp:
         frozen = self._accepted < _FROZEN_ACCEPTANCE * self._num_steps
         return frozen & (2 * frozen.sum() <= len(frozen))
 
-    def _start_step_size(self, window: Window, state: Any) -> DualAveraging | None:
+    def _new_tuner(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
             return None
-        start = find_step_size(self.kernel, self._step, state, self.generator, self._ranks)
-        self._replace(step_size=start)
+        step_size = self.kernel.step_size or self._search.find(self.kernel, state)
+        self._replace(step_size=step_size)
         if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None
-        return DualAveraging(start, self.kernel.target_accept_prob)
+        return DualAveraging(step_size, self.kernel.target_accept_prob)
 
     def _move(self, state: Any) -> tuple[Any, Info]:
         noise = self.kernel.noise(state, self.generator)
@@ -332,51 +334,3 @@ class _Progress:
         self._num_taken = self.num_transitions
         self._acceptance, self._num_points = 0.0, 0
         return acceptance
-
-
-def find_step_size(
-    kernel: Kernel[Any, Any],
-    step: Step,
-    state: Any,
-    generator: torch.Generator,
-    ranks: Ranks = _ALONE,
-) -> float:
-    """Double or halve the step size until the pooled acceptance crosses the target.
-
-    Raises:
-        StepSizeError: If no step size between 1e-10 and 1e10 does.
-    """
-    step_size = kernel.step_size or 1.0
-    acceptance = _acceptance(kernel, step, state, step_size, generator, ranks)
-    grows = acceptance > kernel.target_accept_prob
-    factor = 2.0 if grows else 0.5
-    while _SMALLEST < step_size < _LARGEST:
-        step_size *= factor
-        acceptance = _acceptance(kernel, step, state, step_size, generator, ranks)
-        if (acceptance > kernel.target_accept_prob) != grows:
-            return step_size if not grows else step_size / factor
-    raise StepSizeError(
-        f"{type(kernel).__name__} finds no step size between {_SMALLEST:g} and {_LARGEST:g}: the "
-        f"acceptance stays {'above' if grows else 'below'} {kernel.target_accept_prob:g} "
-        f"({acceptance:.3g} at step size {step_size:.3g}). "
-        + (
-            "The potential is flat or improper; give it a proper density or a step_size."
-            if grows
-            else "The gradient does not belong to the energy, or the energy is not finite or jumps "
-            "around the starting points; mend it, or give other initial_params."
-        )
-    )
-
-
-def _acceptance(
-    kernel: Kernel[Any, Any],
-    step: Step,
-    state: Any,
-    step_size: float,
-    generator: torch.Generator,
-    ranks: Ranks,
-) -> float:
-    trial = dataclasses.replace(kernel, step_size=step_size)  # type: ignore[type-var]  # kernels are dataclasses
-    start = trial.restart(state, generator)
-    _, info = step(trial, start, trial.noise(start, generator))
-    return float(ranks.gather(info.step_acceptance).mean())

@@ -14,7 +14,7 @@ ACCEPTANCES = [0.9, 0.2, 0.0, 1.0, 0.55, 0.61, 0.58, 0.3]
 
 def dual_averaging_by_hand(step_size, target, acceptances):
     """Hoffman and Gelman's recursions, with their symbols and our ``mu`` and ``gamma``."""
-    mu, gamma, t0, kappa = math.log(step_size), 0.1, 10, 0.75
+    mu, gamma, t0, kappa = math.log(step_size), 0.2, 10, 0.75
     h_bar, log_average, steps = 0.0, 0.0, []
     for t, acceptance in enumerate(acceptances, start=1):
         h_bar = (1 - 1 / (t + t0)) * h_bar + (target - acceptance) / (t + t0)
@@ -36,8 +36,8 @@ def test_dual_averaging_is_the_recursion(step_size, target):
 def test_first_update_by_hand():
     tuner = DualAveraging(0.5, 0.8)
     assert tuner.average == pytest.approx(0.5, rel=1e-15)
-    assert tuner.update(0.25) == pytest.approx(0.5 * math.exp(-10 * 0.55 / 11), rel=1e-13)
-    assert tuner.average == pytest.approx(0.5 * math.exp(-0.5), rel=1e-13)
+    assert tuner.update(0.25) == pytest.approx(0.5 * math.exp(-5 * 0.55 / 11), rel=1e-13)
+    assert tuner.average == pytest.approx(0.5 * math.exp(-0.25), rel=1e-13)
 
 
 def test_dual_averaging_finds_the_step_size_of_the_target():

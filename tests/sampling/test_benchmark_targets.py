@@ -18,11 +18,17 @@ NUM_CHAINS = 64
 TARGETS = {target.name: target for target in all_targets()}
 
 
-def chain_moments(kernel, name, num_draws, thinning=1, generator=None, **options):
-    """Means of the unconstrained coordinates and of their squares, of each chain ``(C, 2 dim)``."""
+def given(name):
+    """The energy or model, and its arguments in the default type."""
     target = TARGETS[name]
     what, args = (energy_of(target), ()) if target.is_energy else model_of(target)
-    args = [a.to(torch.get_default_dtype()) if a.is_floating_point() else a for a in args]
+    dtype = torch.get_default_dtype()
+    return what, [a.to(dtype) if a.is_floating_point() else a for a in args]
+
+
+def chain_moments(kernel, name, num_draws, thinning=1, generator=None, **options):
+    """Means of the unconstrained coordinates and of their squares, of each chain ``(C, 2 dim)``."""
+    what, args = given(name)
     mcmc = MCMC(
         kernel(what, **options),
         num_draws,
@@ -70,6 +76,17 @@ def test_warm_up_finds_the_scales(kernel, warmup_steps):
     mcmc.run(*args)
     ratio = mcmc.kernel.scale.double() / mcmc.chains.positions.double().std(dim=(0, 1))
     assert float(ratio.max() / ratio.min()) < 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [HMC, NUTS])
+def test_warm_up_comes_to_the_target_acceptance(kernel):
+    """A last window of ten transitions must begin where the one before has ended."""
+    model, args = given("logistic_regression")
+    mcmc = MCMC(kernel(model), 20, num_chains=NUM_CHAINS, disable_progbar=True)
+    mcmc.run(*args)
+    reached = float(mcmc.chains.stats["acceptance_rate"].mean())
+    assert abs(reached - mcmc.kernel.target_accept_prob) < 0.04
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,9 +15,8 @@ from pyro_ebm.kernels import HMC, MALA, NUTS, Langevin, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling.adaptation import PooledVariance
 from pyro_ebm.sampling.ranks import OneProcess
-from pyro_ebm.sampling.steps import eager_steps
 from pyro_ebm.sampling.walk import tuned_walk, walk
-from pyro_ebm.sampling.warmup import WarmUp, _Progress, find_step_size, windows
+from pyro_ebm.sampling.warmup import WarmUp, _Progress, windows
 from tests.sampling.runs import KERNELS, STANDARD, PlainEnergy, cut_short, driver, run
 
 SCALES = torch.tensor([0.1, 1.0, 10.0])
@@ -188,16 +186,6 @@ def test_chains_with_momentum_turn_round_at_a_wall(kernel, finds_a_step):
     assert settles == finds_a_step
 
 
-@pytest.mark.parametrize("width", [1e-6, 1.0, 1e6])
-def test_step_size_found_brackets_the_target(width):
-    potential = EnergyPotential(GaussianEnergy(torch.zeros(1), torch.tensor([[width**2]])))
-    kernel = MALA()
-    state = kernel.init(potential, width * torch.randn(256, 1))
-    step_size = find_step_size(kernel, eager_steps(potential), state, generator())
-    assert 0.3 * width < step_size < 6 * width
-    assert math.log2(step_size).is_integer()
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     ("energy", "reason"),
@@ -215,15 +203,6 @@ def test_no_step_size_is_a_named_error(kernel, energy, reason):
     name = kernel.__name__
     with pytest.raises(StepSizeError, match=f"{name} finds no step size between 1e-10 .*{reason}"):
         run(kernel(energy), num_chains=64)
-
-
-@pytest.mark.parametrize("step_size", [1e-10, 1e10])
-def test_no_step_size_at_the_end_of_the_range_is_the_same_error(step_size):
-    potential = EnergyPotential(PlainEnergy(lambda x: 0 * x))
-    kernel = MALA(step_size=step_size)
-    state = kernel.init(potential, torch.zeros(4, 1))
-    with pytest.raises(StepSizeError, match="stays above"):
-        find_step_size(kernel, eager_steps(potential), state, generator())
 
 
 def test_walk_is_the_steps_of_the_kernel():

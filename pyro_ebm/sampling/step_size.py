@@ -1,0 +1,112 @@
+"""Step sizes from which warm-up begins to tune: what the first leapfrog of all chains tells."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from pyro_ebm.core.checks import StepSizeError
+from pyro_ebm.core.types import Kernel
+from pyro_ebm.sampling.ranks import OneProcess, Ranks
+from pyro_ebm.sampling.steps import Step
+
+_SMALLEST, _LARGEST = 1e-10, 1e10
+
+_HALVINGS = 3
+"""Of a factor of two, on a logarithmic scale: the step size is found to within 5 %."""
+
+_LARGEST_RATIO = 2.0
+"""Of a tuned step size to the one that the first leapfrog tells, or the inverse. The whole
+trajectory accepts another share than its first leapfrog, but a tuned step size that is further off
+was tuned on chains that were elsewhere, on their way to the target."""
+
+_ALONE = OneProcess()
+
+
+class StepSizeSearch:
+    """Step sizes whose first leapfrog from where the chains are is accepted at the target rate.
+
+    Args:
+        step: How to move chains.
+        generator: Source of randomness. All step sizes of one search are tried with the same noise.
+        ranks: Processes that have chains of the same run; the acceptance is pooled over them.
+    """
+
+    def __init__(self, step: Step, generator: torch.Generator, ranks: Ranks = _ALONE) -> None:
+        self._step, self._generator, self._ranks = step, generator, ranks
+
+    def find(self, kernel: Kernel[Any, Any], state: Any) -> float:
+        """Double or halve the kernel's step size until the acceptance crosses the target.
+
+        Raises:
+            StepSizeError: If no step size between 1e-10 and 1e10 does.
+        """
+        target, noise = kernel.target_accept_prob, self._generator.get_state()
+        step_size = kernel.step_size or 1.0
+        acceptance = self._acceptance(kernel, step_size, state, noise)
+        grows = acceptance > target
+        factor = 2.0 if grows else 0.5
+        while _SMALLEST < step_size < _LARGEST:
+            step_size *= factor
+            acceptance = self._acceptance(kernel, step_size, state, noise)
+            if (acceptance > target) != grows:
+                accepted = step_size / factor if grows else step_size
+                return self._between(kernel, accepted, state, noise)
+        raise StepSizeError(_not_found(kernel, step_size, acceptance, grows=grows))
+
+    def carry_over(self, tuned: Kernel[Any, Any], rescaled: Kernel[Any, Any], state: Any) -> float:
+        r"""Return what the step size of a tuned kernel becomes with another scale.
+
+        .. math:: \epsilon' = \epsilon \frac{f'}{f}
+
+        with what the first leapfrog tells before, :math:`f`, and after, :math:`f'`. If the tuned
+        :math:`\epsilon` is not within a factor of two of :math:`f`, it is :math:`f'`.
+
+        Raises:
+            StepSizeError: If there is no such step size.
+        """
+        noise = self._generator.get_state()
+        before = self.find(tuned, state)
+        self._generator.set_state(noise)
+        after = self.find(rescaled, state)
+        ratio = (tuned.step_size or before) / before
+        return after * ratio if 1 / _LARGEST_RATIO <= ratio <= _LARGEST_RATIO else after
+
+    def _between(
+        self, kernel: Kernel[Any, Any], accepted: float, state: Any, noise: torch.Tensor
+    ) -> float:
+        """Bisect between a step size that is accepted often enough and its double."""
+        low, high = accepted, 2.0 * accepted
+        for _ in range(_HALVINGS):
+            middle = math.sqrt(low * high)
+            acceptance = self._acceptance(kernel, middle, state, noise)
+            low, high = (middle, high) if acceptance > kernel.target_accept_prob else (low, middle)
+        return math.sqrt(low * high)
+
+    def _acceptance(
+        self, kernel: Kernel[Any, Any], step_size: float, state: Any, noise: torch.Tensor
+    ) -> float:
+        self._generator.set_state(noise)
+        trial = dataclasses.replace(kernel, step_size=step_size)  # type: ignore[type-var]  # kernels are dataclasses
+        start = trial.restart(state, self._generator)
+        _, info = self._step(trial, start, trial.noise(start, self._generator))
+        return float(self._ranks.gather(info.step_acceptance).mean())
+
+
+def _not_found(
+    kernel: Kernel[Any, Any], step_size: float, acceptance: float, *, grows: bool
+) -> str:
+    return (
+        f"{type(kernel).__name__} finds no step size between {_SMALLEST:g} and {_LARGEST:g}: the "
+        f"acceptance stays {'above' if grows else 'below'} {kernel.target_accept_prob:g} "
+        f"({acceptance:.3g} at step size {step_size:.3g}). "
+        + (
+            "The potential is flat or improper; give it a proper density or a step_size."
+            if grows
+            else "The gradient does not belong to the energy, or the energy is not finite or jumps "
+            "around the starting points; mend it, or give other initial_params."
+        )
+    )
