@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 from tests.benchmarks.roster import OURS, PEERS
 
-NUTS = ("ours_nuts", "ours_nuts_compiled")
+NUTS = ("ours_nuts", "ours_nuts_compiled", "ours_nuts_dense_compiled")
+NUTPIE = ("nutpie", "nutpie_low_rank")
+NUMPYRO = ("numpyro", "numpyro_dense")
+PYRO = ("pyro", "pyro_dense")
 ALL_OURS = tuple(engine.key for engine in OURS)
 EXACT_PEERS = tuple(engine.key for engine in PEERS if engine.is_exact)
-BLACKJAX = ("blackjax_nuts", "blackjax_chees")
+BLACKJAX = ("blackjax_nuts", "blackjax_nuts_dense", "blackjax_chees")
 
 
 class Goal(NamedTuple):
@@ -40,13 +43,13 @@ class Verdict(NamedTuple):
 
 
 SAMPLING_GOALS = (
-    Goal("NUTS against nutpie", "eight_schools", NUTS, ("nutpie",), 1.0),
-    Goal("NUTS against nutpie", "logistic_regression", NUTS, ("nutpie",), 5.0),
-    Goal("NUTS against NumPyro's NUTS", "eight_schools", NUTS, ("numpyro",), 8.0),
-    Goal("NUTS against NumPyro's NUTS", "logistic_regression", NUTS, ("numpyro",), 8.0),
+    Goal("NUTS against nutpie", "eight_schools", NUTS, NUTPIE, 1.0),
+    Goal("NUTS against nutpie", "logistic_regression", NUTS, NUTPIE, 5.0),
+    Goal("NUTS against NumPyro's NUTS", "eight_schools", NUTS, NUMPYRO, 8.0),
+    Goal("NUTS against NumPyro's NUTS", "logistic_regression", NUTS, NUMPYRO, 8.0),
     Goal("best kernel against the best of BlackJAX", "gaussian", ALL_OURS, BLACKJAX, 1.0),
-    Goal("NUTS against Pyro's NUTS", "eight_schools", NUTS, ("pyro",), 300.0),
-    Goal("NUTS against Pyro's NUTS", "logistic_regression", NUTS, ("pyro",), 100.0),
+    Goal("NUTS against Pyro's NUTS", "eight_schools", NUTS, PYRO, 300.0),
+    Goal("NUTS against Pyro's NUTS", "logistic_regression", NUTS, PYRO, 100.0),
     Goal("best kernel against the best peer", "mlp_2", ALL_OURS, EXACT_PEERS, 3.0),
     Goal("best kernel against the best peer", "mlp_64", ALL_OURS, EXACT_PEERS, 3.0),
 )

@@ -32,22 +32,68 @@ _JAX = ("jax", "jaxlib")
 _MANY = (256, 1024)
 """What compiled kernels are made for; the search tries these alone."""
 
+_COMPARED = ("eight_schools", "gaussian", "hierarchical")
+"""Where kernels that are not compiled run, too: they take minutes."""
+
+_CORRELATED = ("logistic_regression",)
+"""Where a mass that is not diagonal pays; on eight schools NumPyro's does not mix with one."""
+
 OURS = (
-    Engine("ours_nuts", "pyro_ebm NUTS", "ours:nuts", _OURS, _MANY),
+    Engine("ours_nuts", "pyro_ebm NUTS", "ours:nuts", _OURS, _MANY, _COMPARED),
     Engine("ours_nuts_compiled", "pyro_ebm NUTS, compiled", "ours:nuts_compiled", _OURS, _MANY),
+    Engine(
+        "ours_nuts_dense_compiled",
+        "pyro_ebm NUTS, dense mass, compiled",
+        "ours:nuts_dense_compiled",
+        _OURS,
+        _MANY,
+        _CORRELATED,
+    ),
     Engine(
         "ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS, _MANY
     ),
-    Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS, _MANY),
+    Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS, _MANY, _COMPARED),
     Engine("ours_mala_compiled", "pyro_ebm MALA, compiled", "ours:mala_compiled", _OURS, _MANY),
 )
 
+_PYRO = ("eight_schools", "logistic_regression", "gaussian", "hierarchical")
+"""Where Pyro, one chain for each thread, takes minutes and not longer."""
+
 PEERS = (
     Engine("nutpie", "nutpie NUTS", "nutpie_nuts:prepare", ("nutpie", "pymc", "numba")),
+    Engine(
+        "nutpie_low_rank",
+        "nutpie NUTS, low-rank mass",
+        "nutpie_nuts:prepare_low_rank",
+        ("nutpie", "pymc", "numba"),
+        targets=_CORRELATED,
+    ),
     Engine("numpyro", "NumPyro NUTS", "numpyro_nuts:prepare", ("numpyro", *_JAX)),
+    Engine(
+        "numpyro_dense",
+        "NumPyro NUTS, dense mass",
+        "numpyro_nuts:prepare_dense",
+        ("numpyro", *_JAX),
+        targets=_CORRELATED,
+    ),
     Engine("blackjax_nuts", "BlackJAX NUTS", "blackjax_nuts:prepare", ("blackjax", *_JAX)),
+    Engine(
+        "blackjax_nuts_dense",
+        "BlackJAX NUTS, dense mass",
+        "blackjax_nuts:prepare_dense",
+        ("blackjax", *_JAX),
+        targets=_CORRELATED,
+    ),
     Engine("blackjax_chees", "BlackJAX ChEES", "blackjax_chees:prepare", ("blackjax", *_JAX)),
-    Engine("pyro", "Pyro NUTS", "pyro_nuts:prepare", ("pyro-ppl", "torch"), (2,)),
+    Engine("pyro", "Pyro NUTS", "pyro_nuts:prepare", ("pyro-ppl", "torch"), (2,), _PYRO),
+    Engine(
+        "pyro_dense",
+        "Pyro NUTS, dense mass",
+        "pyro_nuts:prepare_dense",
+        ("pyro-ppl", "torch"),
+        (2,),
+        _CORRELATED,
+    ),
     Engine(
         "torchebm",
         "torchebm HMC",

@@ -18,8 +18,17 @@ WARMUP = 500
 
 
 def prepare(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, dense=False)
+
+
+def prepare_dense(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, dense=True)
+
+
+def _prepare(target: Target, settings: Settings, *, dense: bool) -> Prepared:
     problem = unconstrained(target)
-    sample = over_devices(jax.vmap(_chain(problem, settings.num_draws)), settings)
+    chain = _chain(problem, settings.num_draws, dense=dense)
+    sample = over_devices(jax.vmap(chain), settings)
 
     def arguments(seed: int) -> tuple[Any, Any]:
         key = jax.random.PRNGKey(seed)
@@ -33,18 +42,22 @@ def prepare(target: Target, settings: Settings) -> Prepared:
         draws, num_steps = jax.device_get(compiled(*arguments(seed)))
         return Run(draws, int(np.sum(num_steps, dtype=np.int64)))
 
-    text = f"window adaptation, warm-up {WARMUP}, vmap on each of {settings.threads} XLA devices"
+    mass = " of a dense mass" if dense else ""
+    text = f"window adaptation{mass}, warm-up {WARMUP}, vmap on each of {settings.threads} devices"
     return Prepared(run, compiling.seconds, "float32", text)
 
 
-def _chain(problem: Unconstrained, num_draws: int) -> Any:
+def _chain(problem: Unconstrained, num_draws: int, *, dense: bool) -> Any:
     def density(position: Any) -> Any:
         return -problem.potential(position)
 
     def chain(key: Any, position: Any) -> Any:
         warm, kept = jax.random.split(key)
         adaptation = blackjax.window_adaptation(
-            blackjax.nuts, density, adaptation_info_fn=get_filter_adapt_info_fn()
+            blackjax.nuts,
+            density,
+            is_mass_matrix_diagonal=not dense,
+            adaptation_info_fn=get_filter_adapt_info_fn(),
         )
         (state, parameters), _ = adaptation.run(warm, position, WARMUP)
         step = blackjax.nuts(density, **parameters).step

@@ -6,6 +6,7 @@ cores; on one XLA device all chains of a small model share one core.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,8 +21,17 @@ WARMUP = 500
 
 
 def prepare(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, dense_mass=False)
+
+
+def prepare_dense(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, dense_mass=True)
+
+
+def _prepare(target: Target, settings: Settings, *, dense_mass: bool) -> Prepared:
     devices = min(settings.threads, settings.num_chains)
-    sample = _sampler(target, settings, settings.num_chains // devices)
+    nuts = partial(NUTS, dense_mass=dense_mass)
+    sample = _sampler(nuts, target, settings, settings.num_chains // devices)
     with timed() as compiling:
         compiled = jax.pmap(sample).lower(_keys(0, devices)).compile()
 
@@ -30,20 +40,21 @@ def prepare(target: Target, settings: Settings) -> Prepared:
         joined = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
         return Run(joined, int(np.sum(num_steps, dtype=np.int64)))
 
-    text = f"vectorized on each of {devices} XLA devices, warm-up {WARMUP}"
+    dense = ", dense mass" if dense_mass else ""
+    text = f"vectorized on each of {devices} XLA devices{dense}, warm-up {WARMUP}"
     return Prepared(run, compiling.seconds, "float32", text)
 
 
-def _sampler(target: Target, settings: Settings, num_chains: int) -> Any:
+def _sampler(nuts: Any, target: Target, settings: Settings, num_chains: int) -> Any:
     def sample(key: Any) -> Any:
         if target.is_energy:
             energy, dim = energy_of(target)
-            kernel, args = NUTS(potential_fn=energy), ()
+            kernel, args = nuts(potential_fn=energy), ()
             initial = starts(np.zeros(dim), num_chains, jax.random.fold_in(key, 1))
             initial = initial if num_chains > 1 else initial[0]
         else:
             model, args = model_of(target)
-            kernel, initial = NUTS(model), None
+            kernel, initial = nuts(model), None
         mcmc = MCMC(
             kernel,
             num_warmup=WARMUP,

@@ -5,6 +5,8 @@ On two threads BLAS would fight with nutpie's own for the cores: slower on every
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import nutpie
 from threadpoolctl import threadpool_limits
@@ -18,15 +20,25 @@ WARMUP = 400
 
 
 def prepare(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, low_rank=False)
+
+
+def prepare_low_rank(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, low_rank=True)
+
+
+def _prepare(target: Target, settings: Settings, *, low_rank: bool) -> Prepared:
     threadpool_limits(1)
     with timed() as compiling:
         model = nutpie.compile_pymc_model(model_of(target), backend="numba")
-        _sample(model, settings, num_draws=10, warmup=10, seed=0)
+        sample = partial(_sample, model, settings, low_rank=low_rank)
+        sample(num_draws=10, warmup=10, seed=0)
 
     def run(seed: int) -> Run:
-        return _sample(model, settings, num_draws=settings.num_draws, warmup=WARMUP, seed=seed)
+        return sample(num_draws=settings.num_draws, warmup=WARMUP, seed=seed)
 
-    text = f"backend numba, warm-up {WARMUP}, {settings.threads} cores"
+    mass = ", low-rank modified mass" if low_rank else ""
+    text = f"backend numba{mass}, warm-up {WARMUP}, {settings.threads} cores"
     return Prepared(run, compiling.seconds, "float64", text)
 
 
@@ -34,6 +46,7 @@ def _sample(
     model: nutpie.sample.CompiledModel,
     settings: Settings,
     *,
+    low_rank: bool,
     num_draws: int,
     warmup: int,
     seed: int,
@@ -47,6 +60,7 @@ def _sample(
         seed=seed,
         save_warmup=False,
         progress_bar=False,
+        low_rank_modified_mass_matrix=low_rank,
     )
     draws = {
         str(name): np.asarray(value)

@@ -23,6 +23,10 @@ def nuts_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare("NUTS", target, settings, compile=True)
 
 
+def nuts_dense_compiled(target: Target, settings: Settings) -> Prepared:
+    return _prepare("NUTS", target, settings, full_mass=True, compile=True)
+
+
 def chees_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare("ChEESHMC", target, settings, compile=True)
 
@@ -35,9 +39,11 @@ def mala_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare("MALA", target, settings, thinning=MALA_THINNING, compile=True)
 
 
-def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) -> Prepared:
+def _prepare(
+    kernel: str, target: Target, settings: Settings, *, full_mass: bool = False, **options: Any
+) -> Prepared:
     what, args = _target(target)
-    make = partial(getattr(kernels, kernel), what)
+    make = partial(getattr(kernels, kernel), what, full_mass=full_mass)
     with timed() as first:
         # The first run of a process imports what torch imports late; peers compile here.
         _driver(make(), 16, 10, {"thinning": 1}).run(*args)
@@ -52,7 +58,8 @@ def _prepare(kernel: str, target: Target, settings: Settings, **options: Any) ->
 
     thinning = f", thinning {options['thinning']}" if "thinning" in options else ""
     mode = "compile=True" if options.get("compile") else "eager"
-    return Prepared(run, first.seconds, "float32", f"{mode}, default warm-up{thinning}")
+    dense = ", full_mass=True" if full_mass else ""
+    return Prepared(run, first.seconds, "float32", f"{mode}{dense}, default warm-up{thinning}")
 
 
 def _target(target: Target) -> tuple[Any, tuple[Any, ...]]:

@@ -18,12 +18,22 @@ WARMUP = 300
 
 
 def prepare(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, full_mass=False)
+
+
+def prepare_dense(target: Target, settings: Settings) -> Prepared:
+    return _prepare(target, settings, full_mass=True)
+
+
+def _prepare(target: Target, settings: Settings, *, full_mass: bool) -> Prepared:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    sample = partial(_sample, target, settings.num_chains)
+    nuts = partial(NUTS, jit_compile=True, full_mass=full_mass)
+    sample = partial(_sample, nuts, target, settings.num_chains)
     with timed() as first:
         sample(5, 5, 0)
-    text = f"jit_compile, warm-up {WARMUP}, a process for each chain"
+    dense = ", full_mass" if full_mass else ""
+    text = f"jit_compile{dense}, warm-up {WARMUP}, a process for each chain"
 
     def run(seed: int) -> Run:
         return sample(settings.num_draws, WARMUP, seed)
@@ -31,9 +41,11 @@ def prepare(target: Target, settings: Settings) -> Prepared:
     return Prepared(run, first.seconds, "float32", text)
 
 
-def _sample(target: Target, num_chains: int, num_draws: int, warmup: int, seed: int) -> Run:
+def _sample(
+    nuts: Any, target: Target, num_chains: int, num_draws: int, warmup: int, seed: int
+) -> Run:
     pyro.set_rng_seed(seed)
-    kernel, args, starts = _kernel(target, num_chains)
+    kernel, args, starts = _kernel(nuts, target, num_chains)
     mcmc = MCMC(
         kernel,
         num_draws,
@@ -48,14 +60,14 @@ def _sample(target: Target, num_chains: int, num_draws: int, warmup: int, seed: 
     return Run({name: value.numpy() for name, value in samples.items()}, None)
 
 
-def _kernel(target: Target, num_chains: int) -> tuple[NUTS, tuple[Any, ...], Any]:
+def _kernel(nuts: Any, target: Target, num_chains: int) -> tuple[NUTS, tuple[Any, ...], Any]:
     if not target.is_energy:
         model, args = model_of(target)
-        return NUTS(model, jit_compile=True, ignore_jit_warnings=True), args, None
+        return nuts(model, ignore_jit_warnings=True), args, None
     energy = energy_of(target)
     dim = energy.event_shape.numel()
     starts = {"x": 4 * torch.rand(num_chains, dim) - 2}
-    return NUTS(potential_fn=partial(_potential, energy), jit_compile=True), (), starts
+    return nuts(potential_fn=partial(_potential, energy)), (), starts
 
 
 def _potential(energy: Any, sites: dict[str, torch.Tensor]) -> torch.Tensor:
