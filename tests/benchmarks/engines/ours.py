@@ -43,7 +43,8 @@ def _prepare(
     kernel: str, target: Target, settings: Settings, *, full_mass: bool = False, **options: Any
 ) -> Prepared:
     what, args = _target(target)
-    make = partial(getattr(kernels, kernel), what, full_mass=full_mass)
+    mass = {"full_mass": True} if full_mass else {}  # not all kernels have a choice
+    make = partial(getattr(kernels, kernel), what, **mass)
     with timed() as first:
         # The first run of a process imports what torch imports late; peers compile here.
         _driver(make(), 16, 10, {"thinning": 1}).run(*args)
