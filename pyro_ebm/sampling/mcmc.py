@@ -47,9 +47,9 @@ class MCMC:
     What the kernel leaves open (``step_size=None``, ``scale=None``) is tuned in warm-up on
     statistics pooled over the chains and then frozen; draws are kept only afterwards. Ctrl-C
     ends the run and keeps the draws made so far; an exception is raised again after a warning
-    that says how many were kept. Chains that a whole window of warm-up leaves far out, since it
-    accepts next to nothing there or the energy is far above all others', are put where other
-    chains are, and counted in ``num_restarted``.
+    that says how many were kept. Chains that a whole window of warm-up leaves far out are put
+    where others are, and counted in ``num_restarted``: those that accept next to nothing and, of
+    16 chains or more, those with an energy far above all others'.
 
     Args:
         kernel: A kernel with a target: a Pyro model, an energy or a potential.

@@ -28,8 +28,7 @@ def within_reach(position: Tensor) -> Tensor:
     """
     if len(position) < _FEWEST:
         return position
-    median = position.median(dim=0).values
-    deviation = (position - median).abs().median(dim=0).values
+    median, deviation = _middle(position)
     reach = torch.where(deviation > 0, 10 * deviation, torch.inf)
     return position.clamp(median - reach, median + reach)
 
@@ -43,7 +42,15 @@ def is_high(energy: Tensor) -> Tensor:
     >>> is_high(torch.tensor([*range(16), 1000.0])).nonzero()
     tensor([[16]])
     """
-    excess = energy - energy.median()
-    high = excess > _HIGH * excess.abs().median()
-    is_told = len(energy) >= _FEWEST and bool(excess.abs().median() > 0)
-    return high & (is_told and int(high.sum()) <= _MOST_HIGH * len(energy))
+    none = torch.zeros_like(energy, dtype=torch.bool)
+    if len(energy) < _FEWEST:
+        return none
+    median, deviation = _middle(energy)
+    high = (energy - median > _HIGH * deviation) & (deviation > 0)
+    return high if int(high.sum()) <= _MOST_HIGH * len(energy) else none
+
+
+def _middle(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Median over chains, and the median deviation from it."""
+    median = values.median(dim=0).values
+    return median, (values - median).abs().median(dim=0).values
