@@ -1,4 +1,4 @@
-"""Step sizes from which warm-up begins to tune: what the first leapfrog of all chains tells."""
+"""Step sizes from which warm-up begins to tune: what the first step of all chains tells."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _HALVINGS = 3
 """Of a factor of two, on a logarithmic scale: the step size is found to within 5 %."""
 
 _LARGEST_RATIO = 2.0
-"""Of a tuned step size to the one that the first leapfrog tells, or the inverse. The whole
-trajectory accepts another share than its first leapfrog, but a tuned step size that is further off
-was tuned on chains that were elsewhere, on their way to the target."""
+"""Of a tuned step size to the one that the first step tells, or the inverse. A whole trajectory
+accepts another share than its first leapfrog, but a step size that is much further off was tuned
+on chains that were elsewhere, on their way to the target."""
 
 _ALONE = OneProcess()
 
 
 class StepSizeSearch:
-    """Step sizes whose first leapfrog from where the chains are is accepted at the target rate.
+    """Step sizes whose first step, from where the chains are, is accepted at the target rate.
+
+    The first step is the first leapfrog of a trajectory, and a whole draw of other kernels.
 
     Args:
         step: How to move chains.
@@ -39,13 +41,13 @@ class StepSizeSearch:
         self._step, self._generator, self._ranks = step, generator, ranks
 
     def find(self, kernel: Kernel[Any, Any], state: Any) -> float:
-        """Double or halve the kernel's step size until the acceptance crosses the target.
+        """Double or halve the kernel's step size until the acceptance crosses the target; bisect.
 
         Raises:
             StepSizeError: If no step size between 1e-10 and 1e10 does.
         """
         target, noise = kernel.target_accept_prob, self._generator.get_state()
-        step_size = kernel.step_size or 1.0
+        step_size = min(max(kernel.step_size or 1.0, 2.0 * _SMALLEST), _LARGEST / 2.0)
         acceptance = self._acceptance(kernel, step_size, state, noise)
         grows = acceptance > target
         factor = 2.0 if grows else 0.5
@@ -53,8 +55,8 @@ class StepSizeSearch:
             step_size *= factor
             acceptance = self._acceptance(kernel, step_size, state, noise)
             if (acceptance > target) != grows:
-                accepted = step_size / factor if grows else step_size
-                return self._between(kernel, accepted, state, noise)
+                low = step_size / 2.0 if grows else step_size
+                return self._between(kernel, low, 2.0 * low, state, noise)
         raise StepSizeError(_not_found(kernel, step_size, acceptance, grows=grows))
 
     def carry_over(self, tuned: Kernel[Any, Any], rescaled: Kernel[Any, Any], state: Any) -> float:
@@ -62,24 +64,25 @@ class StepSizeSearch:
 
         .. math:: \epsilon' = \epsilon \frac{f'}{f}
 
-        with what the first leapfrog tells before, :math:`f`, and after, :math:`f'`. If the tuned
-        :math:`\epsilon` is not within a factor of two of :math:`f`, it is :math:`f'`.
+        with what the first step tells before, :math:`f`, and after, :math:`f'`, with the same
+        noise. A tuned :math:`\epsilon` that is not within a factor of two of :math:`f` is brought
+        there first.
 
         Raises:
             StepSizeError: If there is no such step size.
         """
         noise = self._generator.get_state()
-        before = self.find(tuned, state)
-        self._generator.set_state(noise)
-        after = self.find(rescaled, state)
+        before = after = self.find(tuned, state)
+        if rescaled is not tuned:
+            self._generator.set_state(noise)
+            after = self.find(rescaled, state)
         ratio = (tuned.step_size or before) / before
-        return after * ratio if 1 / _LARGEST_RATIO <= ratio <= _LARGEST_RATIO else after
+        return after * min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
 
     def _between(
-        self, kernel: Kernel[Any, Any], accepted: float, state: Any, noise: torch.Tensor
+        self, kernel: Kernel[Any, Any], low: float, high: float, state: Any, noise: torch.Tensor
     ) -> float:
-        """Bisect between a step size that is accepted often enough and its double."""
-        low, high = accepted, 2.0 * accepted
+        """Bisect between a step size that is accepted often enough and one that is not."""
         for _ in range(_HALVINGS):
             middle = math.sqrt(low * high)
             acceptance = self._acceptance(kernel, middle, state, noise)

