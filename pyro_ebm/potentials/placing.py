@@ -17,6 +17,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.enumeration import DrawnValues, Enumeration
+from pyro_ebm.potentials.likelihoods import BernoulliBySoftplus
 from pyro_ebm.potentials.observations import fill_masked
 from pyro_ebm.potentials.sites import LatentSite, is_enumerated, is_latent, is_sampled, split
 from pyro_ebm.potentials.supports import bijection_to
@@ -186,7 +187,7 @@ class PlacedModel:
         return Messenger() if self.enumeration is None else self.enumeration.fixing(tracks=tracks)
 
     def _trace(self, placer: Messenger, discrete: Messenger) -> Trace:
-        with poutine.block(), unvalidated(), _own_errors(), placer, discrete:
+        with poutine.block(), unvalidated(), BernoulliBySoftplus(), _own_errors(), placer, discrete:
             trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
             fill_masked(trace)
             trace.compute_log_prob()

@@ -10,6 +10,9 @@ from torch import Tensor, fx
 from pyro_ebm.potentials.graphs.aliasing import Aliasing
 from pyro_ebm.potentials.graphs.recording import Recording
 
+_UNMARKED = {torch.ops.aten.softplus_backward.default}
+"""Pointwise operations that torch does not mark as such."""
+
 _REDUCTIONS = {torch.ops.aten.sum.dim_IntList, torch.ops.aten.sum.default}
 
 
@@ -47,7 +50,7 @@ class Editor:
 def is_pointwise(node: fx.Node) -> bool:
     """Whether every number of the result is made of those in its place, and none is changed."""
     schema = getattr(node.target, "_schema", None)
-    return (
+    return node.target in _UNMARKED or (
         schema is not None and not schema.is_mutable and torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]  # an operation's
     )
 
