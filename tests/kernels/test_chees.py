@@ -16,7 +16,12 @@ from pyro_ebm.kernels import ChEESHMC, chees
 from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, criterion_gradient
 from pyro_ebm.kernels.chees import next_halton
 from pyro_ebm.potentials.energy import EnergyPotential
-from tests.kernels.transitions import assert_invariant, draws_of, gaussian_potential
+from tests.kernels.transitions import (
+    CountingPotential,
+    assert_invariant,
+    draws_of,
+    gaussian_potential,
+)
 from tests.statistics import Rejected, assert_chain_means
 from tests.targets import asymmetric_target, gaussian_target
 
@@ -123,7 +128,7 @@ def test_lengths_are_in_units_of_the_scale(scale):
 
 
 def test_chains_are_in_lockstep():
-    kernel, potential = ChEESHMC(step_size=0.3), gaussian_potential(torch.eye(3))
+    kernel, potential = ChEESHMC(step_size=0.3), CountingPotential(GaussianEnergy.standard(3))
     state, lengths, count = kernel.init(potential, torch.randn(50, 3)), [], 0
     for _ in range(200):
         state, info = kernel.step(potential, state, kernel.noise(state, None))
@@ -133,6 +138,7 @@ def test_chains_are_in_lockstep():
             assert set(info.n_steps.tolist()) == {count}
             lengths.append(count)
             count = 0
+    assert potential.num_gradients == 201
     shares = [_van_der_corput(n + 1) for n in range(len(lengths))]
     assert lengths == [math.ceil(share * UNIT_LENGTH / 0.3) for share in shares]
 

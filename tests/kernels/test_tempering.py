@@ -25,7 +25,7 @@ from pyro_ebm.kernels import (
 from pyro_ebm.kernels._hamiltonian import Point
 from pyro_ebm.kernels._replicas import TemperedPotential, points_of, put_at, tempered
 from pyro_ebm.potentials.energy import EnergyPotential
-from tests.kernels.transitions import advance, gaussian_potential
+from tests.kernels.transitions import CountingPotential, advance, gaussian_potential
 from tests.statistics import Rejected, assert_chain_means, assert_mean
 from tests.targets import AsymmetricEnergy, double_well_target, mixture_target
 
@@ -173,8 +173,9 @@ def test_on_a_gaussian_all_replicas_have_the_same_potential():
 def test_every_replica_makes_one_transition_for_a_draw(inner):
     """A replica that has ended its transition stays until all of its chain have."""
     kernel = ReplicaExchange(inner, betas=BETAS)
-    potential = EnergyPotential(AsymmetricEnergy())
+    potential = CountingPotential(AsymmetricEnergy())
     state = kernel.init(potential, torch.randn(200, 1))
+    potential.num_gradients = 0
     ended = torch.zeros(200, 3, dtype=torch.int64)
     counts, num_waiting = [], 0
     for _ in range(60):
@@ -187,6 +188,7 @@ def test_every_replica_makes_one_transition_for_a_draw(inner):
         counts.append(int(info.finished.sum()))
         assert torch.equal((ended * info.finished.unsqueeze(-1)).sum(1), 3 * info.finished)
         ended[info.finished] = 0
+    assert potential.num_gradients == 60
     assert sum(counts) > 500
     assert (num_waiting > 0) == isinstance(inner, (HMC, NUTS))
 

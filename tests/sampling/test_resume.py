@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_ebm.kernels import HMC, MALA, NUTS, ChEESHMC, ReplicaExchange, UnderdampedLangevin
+from pyro_ebm.kernels import (
+    HMC,
+    MALA,
+    NUTS,
+    SGLD,
+    AnnealedLangevin,
+    ChEESHMC,
+    Langevin,
+    PreconditionedMALA,
+    ReplicaExchange,
+    UnderdampedLangevin,
+)
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.chains import ChainRun
 from pyro_ebm.sampling.storage import DrawStorage
@@ -22,12 +33,19 @@ SCHOOLS = (
 
 KERNELS = {
     "mala": MALA,
+    "preconditioned_mala": PreconditionedMALA,
+    "langevin": Langevin,
+    "sgld": SGLD,
+    "annealed": lambda target: AnnealedLangevin(
+        target, step_size=0.1, noise_levels=(3.0, 1.0), steps_per_level=3
+    ),
     "underdamped": UnderdampedLangevin,
     "hmc": HMC,
     "nuts": lambda target: NUTS(target, max_tree_depth=3),
     "nuts_dense": lambda target: NUTS(target, max_tree_depth=3, full_mass=True),
     "chees": ChEESHMC,
     "replicas": lambda target: ReplicaExchange(MALA(target), num_replicas=3),
+    "replicas_hmc": lambda target: ReplicaExchange(HMC(target), num_replicas=3, smallest_beta=0.3),
 }
 
 
