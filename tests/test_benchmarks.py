@@ -13,11 +13,12 @@ import pytest
 
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import goals, store, tables, targets, timing
-from tests.benchmarks.contract import Run
+from tests.benchmarks.contract import Run, Settings
+from tests.benchmarks.engines import ours
 from tests.benchmarks.growth import Point, turning_size
 from tests.benchmarks.measure import Statistic, largest_error, pooled, quality
 from tests.benchmarks.processes import Limits, reason, run_module
-from tests.benchmarks.roster import ENGINES, STEP_ENGINES
+from tests.benchmarks.roster import ENGINES, OURS, STEP_ENGINES
 from tests.benchmarks.rows import Measured, Row, analysed, from_json, to_json
 from tests.benchmarks.steps import Speed
 from tests.benchmarks.timing import Timed
@@ -87,7 +88,22 @@ def test_goals_are_judged_by_rows_that_count():
     assert goals.judge(goal, {"a": 1.0, "c": 4.0}, {}).word == "missed"
     unknown = goals.judge(goal, {"c": 4.0}, {"a": "R-hat 1.3"})
     assert unknown.word == "not measured"
-    assert unknown.note == "a: R-hat 1.3; b: not run"
+    assert unknown.note == "a: R-hat 1.3"
+    assert goals.judge(goal, {"c": 4.0}, {}).note == "not run"
+
+
+def test_a_faster_peer_that_does_not_count_is_named():
+    goal = goals.Goal("", "gaussian", ("a",), ("c", "d"), 2.0)
+    verdict = goals.judge(goal, {"a": 9.0, "c": 4.0}, {"d": "R-hat 1.3"}, {"d": 6.0, "e": 9.0})
+    assert (verdict.word, verdict.ratio) == ("met", 2.25)
+    assert verdict.note == "d, 1.50 times as fast as the latter, does not count: R-hat 1.3"
+    assert not goals.judge(goal, {"a": 9.0, "c": 4.0}, {"d": "R-hat 1.3"}, {"d": 3.0}).note
+
+
+@pytest.mark.parametrize("engine", OURS, ids=lambda engine: engine.key)
+def test_our_own_engines_can_be_prepared(engine):
+    prepare = getattr(ours, engine.entry.partition(":")[2])
+    assert "default warm-up" in prepare(targets.gaussian(), Settings(4, 5, 1)).settings
 
 
 def test_goals_name_engines_and_targets_that_exist():

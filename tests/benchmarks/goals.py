@@ -72,14 +72,29 @@ def step_goals(chain_counts: Sequence[int]) -> list[Goal]:
     return goals
 
 
-def judge(goal: Goal, speeds: Mapping[str, float], reasons: Mapping[str, str]) -> Verdict:
-    """Compare the speeds of the engines that count; ``reasons`` says why others do not."""
+def judge(
+    goal: Goal,
+    speeds: Mapping[str, float],
+    reasons: Mapping[str, str],
+    left_out: Mapping[str, float] | None = None,
+) -> Verdict:
+    """Compare the speeds of the engines that count.
+
+    ``reasons`` says why others do not, and ``left_out`` how fast they were, if they came to an
+    end: a peer that was faster, but does not count, is named.
+    """
     ours, theirs = _fastest(goal.ours, speeds), _fastest(goal.theirs, speeds)
     if not ours or not theirs:
-        missing = goal.theirs if ours else goal.ours
-        note = "; ".join(f"{key}: {reasons.get(key, 'not run')}" for key in missing)
+        missing = [key for key in (goal.theirs if ours else goal.ours) if key in reasons]
+        note = "; ".join(f"{key}: {reasons[key]}" for key in missing) or "not run"
         return Verdict(goal, None, ours, theirs, note)
-    return Verdict(goal, speeds[ours] / speeds[theirs], ours, theirs)
+    rivals = {key: speed / speeds[theirs] for key, speed in (left_out or {}).items()}
+    note = "; ".join(
+        f"{key}, {rivals[key]:.2f} times as fast as the latter, does not count: {reasons[key]}"
+        for key in goal.theirs
+        if rivals.get(key, 0.0) > 1.0
+    )
+    return Verdict(goal, speeds[ours] / speeds[theirs], ours, theirs, note)
 
 
 def _fastest(keys: Sequence[str], speeds: Mapping[str, float]) -> str:

@@ -56,7 +56,9 @@ def verdicts(results: Results) -> list[Verdict]:
     for goal in SAMPLING_GOALS:
         rows = [row for row in results.rows if row.target == goal.target]
         speeds = {row.engine: row.speed for row in rows if row.counts}
-        found.append(judge(goal, speeds, {row.engine: row.why_not for row in rows}))
+        reasons = {row.engine: row.why_not for row in rows}
+        left_out = {row.engine: row.speed for row in rows if row.runs and not row.counts}
+        found.append(judge(goal, speeds, reasons, left_out))
     for goal in step_goals(STEP_CHAIN_COUNTS):
         here = [speed for speed in results.speeds if str(speed.chains) == goal.target]
         measured = {speed.engine: speed.speed for speed in here if speed.speeds}

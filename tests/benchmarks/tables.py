@@ -38,6 +38,7 @@ def goals_table(verdicts: Sequence[Verdict]) -> list[str]:
         between = verdict.note
         if verdict.ratio is not None:
             between = f"{TITLES[verdict.ours]} / {TITLES[verdict.theirs]}"
+            between += f" ({verdict.note})" if verdict.note else ""
         measured = "-" if verdict.ratio is None else f"{number(verdict.ratio)}x"
         where, wanted = TARGETS.get(goal.target, steps), f">= {goal.factor:g}x"
         rows.append([goal.text, where, wanted, measured, f"**{verdict.word}**", between])
