@@ -122,7 +122,8 @@ def _search(results: Results) -> list[str]:
     if not results.searched:
         return []
     lines = ["## The best number of chains", ""]
-    lines += ["ESS a second in one run each; in brackets what does not count.", ""]
+    lines += ["ESS a second in one run each; in brackets what does not count. Other numbers of"]
+    lines += ["chains come from earlier searches (`tests/benchmarks/chain_counts.json`).", ""]
     for name in TARGETS:
         if any(row.target == name for row in results.searched):
             lines += tables.search_table(results.searched, name)
