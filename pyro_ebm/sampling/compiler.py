@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyro_ebm.potentials.graphs.large_products import straighten_weights, use_onednn
 from pyro_ebm.potentials.graphs.sums import multiply_by_ones
 from pyro_ebm.potentials.graphs.tracing import same_validation
 
@@ -48,6 +49,8 @@ class Compiler:
         with self.timed(), torch.no_grad(), same_validation():
             graph = make_fx(function)(*examples)
             multiply_by_ones(graph)
+            use_onednn(graph.graph, _tensors(graph))
+            straighten_weights(graph)
             compiled = _compiled(graph, examples)
         without_grad: TensorFunction = torch.no_grad()(compiled)
         return without_grad
@@ -73,12 +76,18 @@ def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[...
 
 
 def _options(graph: fx.GraphModule) -> dict[str, Any]:
-    values = (node.meta.get("val") for node in graph.graph.nodes if _computes(node))
-    largest = max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
+    sizes = (value.numel() for node, value in _tensors(graph).items() if _computes(node))
+    largest = max(sizes, default=0)
     # Shapes are those of the examples: to ask at each call took a sixth of a step of 64 chains.
     options: dict[str, Any] = {"size_asserts": False}
     # Threads that wait for each other at every loop cost more than a small loop itself.
     return options if largest >= _WORTH_THREADS else options | {"cpp.threads": 1}
+
+
+def _tensors(graph: fx.GraphModule) -> dict[fx.Node, Tensor]:
+    """Examples of what its nodes are."""
+    values = {node: node.meta.get("val") for node in graph.graph.nodes}
+    return {node: value for node, value in values.items() if isinstance(value, Tensor)}
 
 
 def _computes(node: fx.Node) -> bool:

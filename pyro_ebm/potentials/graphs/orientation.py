@@ -24,7 +24,7 @@ def oriented(function: Callable[..., Any], example: Tensor) -> fx.GraphModule:
     the next product. A compiler writes what lies between the other way round, which takes longer
     than the arithmetic; here the arithmetic is done on the transposes instead.
 
-    >>> weight, x = torch.ones(2, 3), torch.ones(4, 3)
+    >>> weight, x = torch.ones(2, 5), torch.ones(4, 5)
     >>> graph = oriented(lambda x: (weight @ x.mT).mT.exp().mT, x)
     >>> [node.name for node in graph.graph.nodes]
     ['x_1', 'transpose', '_tensor_constant0', 'mm_default', 'exp_default', 'output']

@@ -10,6 +10,9 @@ from torch._ops import OpOverload
 
 _aten = torch.ops.aten
 
+_FEW = 4
+"""Columns: a product of 128 x 2 with 2 x 1024 takes BLAS ten times as long as one loop."""
+
 _MEMORY = {_aten.as_strided.default, _aten.view.dtype, _aten.view_as_complex.default}
 _ATTENTION = "scaled_dot_product"
 
@@ -18,12 +21,13 @@ def turn_products(graph: fx.Graph) -> None:
     """Write products ``chains @ data`` as transposes of ``data.mT @ chains.mT``.
 
     Their numbers then lie ``(features, chains)``, so that what comes next loops over chains. A
-    bias is added afterwards, which takes no loop of its own when it is compiled, and a product
-    of one column with one row is a multiplication. A graph with operations that depend on how
-    numbers lie in memory stays as it is; one with operations in place must not be given.
+    bias is added afterwards, which takes no loop of its own when it is compiled, and neither
+    does a product of few columns with few rows, written as a sum of multiplications. A graph
+    with operations that depend on how numbers lie in memory stays as it is; one with operations
+    in place must not be given.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
-    >>> weight, bias, x = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3)
+    >>> weight, bias, x = torch.ones(2, 5), torch.ones(2), torch.ones(4, 5)
     >>> graph = make_fx(lambda x: torch.addmm(bias, x, weight.mT))(x).graph
     >>> turn_products(graph)
     >>> [node.name for node in graph.nodes if node.op == "call_function"]
@@ -76,12 +80,34 @@ class _Turner:
         return node
 
     def _product(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
-        if one.meta["val"].shape[1] == 1:
-            return self._call(value, _aten.mul.Tensor, one, two)
         if two in self._varying:
-            return self._call(value, _aten.mm.default, one, two)
+            return self._multiplied(value, one, two)
         factors = map(self._transposed, (two, one))
-        return self._transposed(self._call(value.mT, _aten.mm.default, *factors))
+        return self._transposed(self._multiplied(value.mT, *factors))
+
+    def _multiplied(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
+        """A sum of products of one column with one row each, if they are few."""
+        if one.meta["val"].shape[1] > _FEW:
+            return self._call(value, _aten.mm.default, one, two)
+        columns, rows = (self._parts(part, axis) for part, axis in ((one, 1), (two, 0)))
+        total, *terms = (
+            self._call(value, _aten.mul.Tensor, column, row)
+            for column, row in zip(columns, rows, strict=True)
+        )
+        for term in terms:
+            total = self._call(value, _aten.add.Tensor, total, term)
+        return total
+
+    def _parts(self, matrix: fx.Node, axis: int) -> list[fx.Node]:
+        """Its columns, or its rows, each as a matrix."""
+        values = matrix.meta["val"].split(1, axis)
+        if len(values) == 1:
+            return [matrix]
+        places = ((axis, index, index + 1) for index in range(len(values)))
+        return [
+            self._call(value, _aten.slice.Tensor, matrix, *place)
+            for value, place in zip(values, places, strict=True)
+        ]
 
     def _transposed(self, node: fx.Node) -> fx.Node:
         return self._call(node.meta["val"].mT, _aten.t.default, node)

@@ -31,7 +31,7 @@ def multiply_by_ones(module: fx.GraphModule) -> None:
     ['x_1', 'exp', '_ones_40_float32', 'mm_default', 'select_int', 'output']
     """
     for node in list(module.graph.nodes):
-        if _is_far_sum(node) and _is_precise(node.args[0].meta["val"].dtype):
+        if _is_far_sum(node) and is_precise(node.args[0].meta["val"].dtype):
             _multiply(module, node)
     module.recompile()
 
@@ -48,7 +48,8 @@ def _is_far_sum(node: Any) -> bool:
     return is_real and is_far and is_long
 
 
-def _is_precise(dtype: torch.dtype) -> bool:
+def is_precise(dtype: torch.dtype) -> bool:
+    """Whether products of matrices are as precise as sums."""
     if dtype == torch.float64:
         return True
     # Newer versions of torch refuse the old question where precision was set in the new way.

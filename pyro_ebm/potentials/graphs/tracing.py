@@ -15,6 +15,7 @@ from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.graphs.aliasing import separate_results
 from pyro_ebm.potentials.graphs.columns import lay_out_columns
 from pyro_ebm.potentials.graphs.folding import FoldedFunction
+from pyro_ebm.potentials.graphs.large_products import use_onednn
 from pyro_ebm.potentials.graphs.merging import merge
 from pyro_ebm.potentials.graphs.orientation import oriented
 from pyro_ebm.potentials.graphs.recording import OperationRecorder, Recording
@@ -58,6 +59,7 @@ def trace(
     """
     with torch.no_grad():
         recording, reads_numbers = _recorded(function, _own(example))
+    use_onednn(recording.graph, recording.tensors)
     run = _compiled(recording) if compiles else FoldedFunction(recording, held)
     return TracedFunction(run, reads_numbers)
 
