@@ -22,6 +22,20 @@ def test_a_chain_on_its_way_hardly_changes_the_scale():
     assert torch.equal(within_reach(far)[:, [0, 2]], position[:, [0, 2]])
 
 
+@pytest.mark.parametrize("num_chains", [255, 256, 1000, 4096])
+def test_of_many_chains_some_tell_who_is_far(num_chains):
+    """Whether these are among the far ones or not."""
+    generator = torch.Generator().manual_seed(0)
+    position = torch.randn(num_chains, 3, generator=generator)
+    assert torch.equal(within_reach(position), position)
+    far = torch.arange(num_chains) % 50 == 7
+    moved = within_reach(position.masked_fill(far.unsqueeze(-1), 1e4))
+    assert torch.equal(moved[~far], position[~far])
+    # A median deviation is 0.67 standard deviations; of 128 numbers it scatters by a tenth.
+    assert (moved[far] > 10 * 0.67 * 0.6).all()
+    assert (moved[far] < 10 * 0.67 * 1.5).all()
+
+
 def test_few_chains_and_chains_at_one_place_stay_where_they_are():
     few = torch.tensor([[0.0], [0.1], [0.2], [1e4]])
     assert torch.equal(within_reach(few), few)
