@@ -31,7 +31,7 @@ def turn_products(graph: fx.Graph) -> None:
     >>> graph = make_fx(lambda x: torch.addmm(bias, x, weight.mT))(x).graph
     >>> turn_products(graph)
     >>> [node.name for node in graph.nodes if node.op == "call_function"]
-    ['transpose', 't_default', 't_default_1', 'mm_default', 't_default_2', 'add_tensor']
+    ['transpose', 'neg_default', 't_default', 't_default_1', 'mm_default', 't_default_2', 'sub_tensor']
     """
     if not any(map(_looks_at_memory, graph.nodes)):
         _Turner(graph).run()
@@ -75,9 +75,13 @@ class _Turner:
         if node.target is _aten.mm.default:
             return self._product(value, *node.args)
         if node.target is _aten.addmm.default and not node.kwargs:
-            bias, *factors = node.args
-            return self._call(value, _aten.add.Tensor, self._product(value, *factors), bias)
+            return self._with_bias(value, *node.args)
         return node
+
+    def _with_bias(self, value: Tensor, bias: fx.Node, one: fx.Node, two: fx.Node) -> fx.Node:
+        """The difference of product and -bias: the compiler would undo a sum of the two."""
+        negative = self._call(bias.meta["val"], _aten.neg.default, bias)
+        return self._call(value, _aten.sub.Tensor, self._product(value, one, two), negative)
 
     def _product(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
         if two in self._varying:
