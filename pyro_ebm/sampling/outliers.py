@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def within_reach(position: Tensor) -> Tensor:
     One chain of 64 that is still on its way from a far start, 100 standard deviations out, would
     make a scale 12 times too large, and its own step the smaller. A normal coordinate lies within
     ten median deviations but for a share of 1e-11. Few chains do not tell who is far; of very many
-    some, evenly taken, do.
+    some, taken by chance, do.
 
     >>> position = torch.tensor([*range(-10, 11), 1e6]).unsqueeze(-1)
     >>> within_reach(position).max()
@@ -32,9 +34,16 @@ def within_reach(position: Tensor) -> Tensor:
     """
     if len(position) < _FEWEST:
         return position
-    median, deviation = _middle(position[:: max(1, len(position) // _ENOUGH)])
+    median, deviation = _middle(position[_some(len(position)).to(position.device)])
     reach = torch.where(deviation > 0, 10 * deviation, torch.inf)
     return position.clamp(median - reach, median + reach)
+
+
+@cache
+def _some(num_chains: int) -> Tensor:
+    """The same ones of so many on all ranks; in no order, since starts may alternate."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randperm(num_chains, generator=generator, device="cpu")[:_ENOUGH]
 
 
 def is_high(energy: Tensor) -> Tensor:

@@ -36,6 +36,14 @@ def test_of_many_chains_some_tell_who_is_far(num_chains):
     assert (moved[far] < 10 * 0.67 * 1.5).all()
 
 
+@pytest.mark.parametrize("num_modes", [4, 5, 8])
+def test_modes_by_turns_are_all_within_reach(num_modes):
+    generator = torch.Generator().manual_seed(0)
+    mode = torch.arange(1000) % num_modes
+    position = (100.0 * mode + torch.randn(1000, generator=generator)).unsqueeze(-1)
+    assert torch.equal(within_reach(position), position)
+
+
 def test_few_chains_and_chains_at_one_place_stay_where_they_are():
     few = torch.tensor([[0.0], [0.1], [0.2], [1e4]])
     assert torch.equal(within_reach(few), few)

@@ -1,4 +1,4 @@
-"""Large products of matrices, made by oneDNN."""
+"""Which products of a graph oneDNN is to make."""
 
 from __future__ import annotations
 
@@ -8,46 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pyro_ebm.potentials.graphs.onednn import PRODUCT, is_onednn_there
+from pyro_ebm.potentials.graphs.orientation import is_transpose
 from pyro_ebm.potentials.graphs.sums import is_precise
 
-_aten = torch.ops.aten
+_MM = torch.ops.aten.mm.default
 
 _LARGE = 2**21
 """Multiplications: a call of oneDNN takes some ten microseconds more than one of BLAS."""
 
+_MANY = 64
+"""Columns of the right matrix, so that to copy the left one takes little of the product's time."""
+
 _LARGEST_COPY = 2**24
 """Numbers of a constant that may be held a second time, transposed."""
-
-_TRANSPOSES = {_aten.t.default, _aten.permute.default, _aten.transpose.int}
-
-
-def _product(one: Tensor, two: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``one @ two + bias``: of torch's own name for it the compiler wants constants only."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(one, two.mT, bias, "none", [], "")
-    return result
-
-
-def _shaped(one: Tensor, two: Tensor, bias: Tensor | None = None) -> Tensor:
-    return one.new_empty(one.shape[0], two.shape[1])
-
-
-_LIBRARY = torch.library.Library("pyro_ebm", "FRAGMENT")
-_LIBRARY.define(
-    "product(Tensor one, Tensor two, Tensor? bias=None) -> Tensor",
-    tags=(torch.Tag.flexible_layout,),
-)
-_LIBRARY.impl("product", _product, "CPU")
-_LIBRARY.impl("product", _shaped, "Meta")
-
-_PRODUCT = torch.ops.pyro_ebm.product.default
 
 
 def use_onednn(graph: fx.Graph, tensors: Mapping[fx.Node, Tensor]) -> None:
     """Let oneDNN make the large products in float32 on a CPU.
 
-    It has code for what a processor can do, whoever made it. MKL, which torch asks otherwise,
-    makes products on other processors than Intel's at half of the speed, and at a tenth where a
-    matrix has few rows or columns. The results are as precise as those of MKL.
+    It has code for what a processor can do, whoever made it. MKL, which makes products in torch,
+    took twice as long on an AMD processor with AVX-512. Where torch has no MKL (on ARM) or is
+    told not to use oneDNN (``torch.backends.mkldnn.enabled``), products stay as they are.
 
     Args:
         graph: Where the products are.
@@ -62,64 +44,65 @@ def use_onednn(graph: fx.Graph, tensors: Mapping[fx.Node, Tensor]) -> None:
     >>> [str(node.target) for node in recording.graph.nodes if node.op == "call_function"]
     ['pyro_ebm.product.default']
     """
-    if not (torch.backends.mkldnn.is_available() and is_precise(torch.float32)):
+    if not (is_onednn_there() and is_precise(torch.float32)):
         return
     for node in graph.nodes:
-        factors = _factors(node)
-        values = [tensors[part] for part in factors if part in tensors]
-        if len(values) == len(factors) > 0 and _is_worth_it(*values):
-            node.target, node.args = _PRODUCT, factors
+        if node.target is _MM and all(part in tensors for part in node.args):
+            one, two = (tensors[part] for part in node.args)
+            if _is_worth_it(one, two):
+                node.target = PRODUCT
 
 
-def _factors(node: Any) -> tuple[Any, ...]:
-    if node.target is _aten.mm.default:
-        return tuple(node.args)
-    if node.target is _aten.addmm.default and not node.kwargs:
-        bias, one, two = node.args
-        return one, two, bias
-    return ()
-
-
-def _is_worth_it(one: Tensor, two: Tensor, bias: Tensor | None = None) -> bool:
-    is_large = one.shape[0] * one.shape[1] * two.shape[1] >= _LARGE
-    is_matrix = min(one.shape[0], two.shape[1]) > 1
-    is_simple = bias is None or bias.shape == two.shape[1:]
-    return is_large and is_matrix and is_simple and _is_plain(one) and _is_plain(two)
+def _is_worth_it(one: Tensor, two: Tensor) -> bool:
+    if not (_is_plain(one) and _is_plain(two)):
+        return False
+    (rows, inner), columns = one.shape, two.shape[1]
+    is_large = rows * inner * columns >= _LARGE and min(rows, columns) > 1
+    # Of other layouts on the right oneDNN has slow code only; on the left they are copied.
+    is_dense = two.is_contiguous() or two.mT.is_contiguous()
+    return is_large and is_dense and (one.is_contiguous() or columns >= _MANY)
 
 
 def _is_plain(matrix: Tensor) -> bool:
-    """Float32 on a CPU, one row or column after the other."""
-    if matrix.device.type != "cpu" or matrix.dtype != torch.float32:
-        return False
-    if matrix.layout is not torch.strided:
-        return False
-    (rows, columns), (down, right) = matrix.shape, matrix.stride()
-    return (right == 1 and down >= columns) or (down == 1 and right >= rows)
+    is_strided = matrix.layout is torch.strided and matrix.device.type == "cpu"
+    return is_strided and matrix.dtype == torch.float32
 
 
 def straighten_weights(module: fx.GraphModule) -> None:
-    """Turn constants that large products take transposed, which oneDNN would do at each call.
+    """Turn constants that large products take transposed, which are copied at each call otherwise.
+
+    What they are made of is copied, too, so that all places see the same numbers for ever.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
     >>> weight, x = torch.ones(100, 300), torch.ones(100, 100)
     >>> module = make_fx(lambda x: torch.ops.pyro_ebm.product(weight.mT, x))(x)
     >>> straighten_weights(module)
     >>> [node.name for node in module.graph.nodes]
-    ['x_1', '_straight__tensor_constant0', 'product', 'output']
+    ['x_1', '_tensor_constant0_straight', 'product', 'output']
     """
     for node in list(module.graph.nodes):
-        if node.target is _PRODUCT and _is_turned_constant(module, node.args[0]):
+        if node.target is PRODUCT and _is_turned_constant(module, node.args[0]):
             turned = node.args[0]
-            name = f"_straight_{turned.args[0].target}"
-            module.register_buffer(name, getattr(module, turned.args[0].target).mT.contiguous())
+            name = _straightened(module, str(turned.args[0].target))
             with module.graph.inserting_before(node):
                 node.replace_input_with(turned, module.graph.get_attr(name))
     module.graph.eliminate_dead_code()
     module.recompile()
 
 
+def _straightened(module: fx.GraphModule, constant: str) -> str:
+    """The name of a transposed copy, which is made once."""
+    name = f"{constant}_straight"
+    if not hasattr(module, name):
+        taken = getattr(module, constant).detach().clone()
+        delattr(module, constant)
+        module.register_buffer(constant, taken)
+        module.register_buffer(name, taken.mT.contiguous())
+    return name
+
+
 def _is_turned_constant(module: fx.GraphModule, node: Any) -> bool:
-    if node.target not in _TRANSPOSES or node.args[0].op != "get_attr":
+    if not is_transpose(node) or node.args[0].op != "get_attr":
         return False
     constant = getattr(module, node.args[0].target)
     return bool(constant.is_contiguous() and constant.numel() <= _LARGEST_COPY)

@@ -44,7 +44,7 @@ class _Orienter:
 
     def run(self) -> None:
         for node in list(self._graph.nodes):
-            if _ndim(node) == 2 and _is_transpose(node):
+            if _ndim(node) == 2 and is_transpose(node):
                 self._cancel(node)
             elif any(part in self._transposes for part in node.all_input_nodes):
                 self._orient(node)
@@ -92,7 +92,8 @@ class _Orienter:
         node.replace_all_uses_with(new)
 
 
-def _is_transpose(node: Any) -> bool:
+def is_transpose(node: Any) -> bool:
+    """Whether a node swaps the two axes of a matrix."""
     if node.target is _aten.permute.default:
         return bool(node.args[1] == _SWAP)
     if node.target is _aten.transpose.int:

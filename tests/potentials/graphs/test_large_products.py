@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -12,11 +14,11 @@ from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.graphs import large_products
 from pyro_ebm.potentials.graphs.large_products import straighten_weights, use_onednn
+from pyro_ebm.potentials.graphs.onednn import PRODUCT, is_onednn_there
 from pyro_ebm.potentials.graphs.recording import OperationRecorder
 from pyro_ebm.potentials.graphs.tracing import flat_graph, trace
+from pyro_ebm.potentials.model import ModelPotential
 from pyro_ebm.sampling.compiler import Compiler
-
-PRODUCT = torch.ops.pyro_ebm.product.default
 
 
 def _randn(*shape, seed):
@@ -24,9 +26,9 @@ def _randn(*shape, seed):
     return torch.randn(shape, dtype=torch.float32, generator=generator)
 
 
-WEIGHT, BIAS, CHAINS = _randn(130, 140, seed=0), _randn(130, seed=1), _randn(140, 128, seed=2)
+WEIGHT, CHAINS = _randn(130, 140, seed=0), _randn(140, 128, seed=2)
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN here")
+pytestmark = pytest.mark.skipif(not is_onednn_there(), reason="no oneDNN here")
 
 
 def _rewritten(function, x):
@@ -45,20 +47,21 @@ TAKEN = {
     "weights on the left": (lambda x: WEIGHT @ x, CHAINS),
     "weights on the right": (lambda x: x @ WEIGHT.mT, CHAINS.mT.contiguous()),
     "chains transposed": (lambda x: WEIGHT @ x.mT, CHAINS.mT.contiguous()),
-    "both transposed": (lambda x: WEIGHT.mT @ x.mT, CHAINS.mT[:, :130]),
-    "part of a matrix": (lambda x: WEIGHT[:, :132] @ x[:132], CHAINS),
-    "bias": (lambda x: torch.addmm(BIAS, x, WEIGHT.mT), CHAINS.mT.contiguous()),
+    "both transposed": (lambda x: WEIGHT.mT @ x.mT, _randn(128, 130, seed=3)),
+    "part of the left matrix": (lambda x: WEIGHT[:, :132] @ x[:132], CHAINS),
+    "every other column": (lambda x: WEIGHT[:, ::2] @ x[:70], CHAINS.repeat(1, 2)),
     "exactly large": (lambda x: WEIGHT[:128, :128] @ x[:128], CHAINS),
+    "few chains": (lambda x: x @ WEIGHT.repeat(1, 70), _randn(2, 130, seed=4)),
 }
 LEFT = {
     "small": (lambda x: WEIGHT[:128, :127] @ x[:127], CHAINS),
     "one row": (lambda x: WEIGHT[:1] @ x, CHAINS.repeat(1, 200)),
     "one chain": (lambda x: WEIGHT.repeat(200, 1) @ x, CHAINS[:, :1]),
     "in float64": (lambda x: WEIGHT.double() @ x, CHAINS.double()),
-    "every other column": (lambda x: WEIGHT[:, ::2] @ x[:70], CHAINS.repeat(1, 2)),
+    "every other chain": (lambda x: WEIGHT @ x[:, ::2], CHAINS.repeat(1, 2)),
     "repeated": (lambda x: WEIGHT @ x[:, :1].expand(140, 128), CHAINS),
-    "bias for each chain": (lambda x: torch.addmm(x[:128, :1], x[:128].mT, x[:128]), CHAINS),
-    "weighted bias": (lambda x: torch.addmm(BIAS[:128], x.mT, x, beta=0.5), CHAINS),
+    "part of the right matrix": (lambda x: WEIGHT[:, :132] @ x[:132, :127], CHAINS),
+    "few chains and a copy": (lambda x: WEIGHT.repeat(1, 20).mT @ x, _randn(130, 60, seed=5)),
     "sparse": (lambda x: WEIGHT.to_sparse() @ x, CHAINS),
 }
 
@@ -103,17 +106,36 @@ def test_who_wants_less_precision_gets_that_of_torch():
     assert _num_products(_rewritten(lambda x: WEIGHT @ x, CHAINS)) == 0
 
 
-def test_without_onednn_products_stay(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+@pytest.mark.parametrize("module", [torch.backends.mkldnn, torch.backends.mkl])
+def test_without_these_libraries_products_stay(module, monkeypatch):
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    assert _num_products(_rewritten(lambda x: WEIGHT @ x, CHAINS)) == 0
+
+
+@pytest.fixture
+def switched_off():
+    # As torch.backends.mkldnn.flags does, which also warns of GPUs.
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    yield
+    torch._C._set_mkldnn_enabled(before)
+
+
+@pytest.mark.usefixtures("switched_off")
+def test_who_switches_onednn_off_does_not_get_it():
     assert _num_products(_rewritten(lambda x: WEIGHT @ x, CHAINS)) == 0
 
 
 @pytest.mark.parametrize("off", [math.nan, math.inf])
 def test_a_chain_that_is_off_leaves_the_others_alone(off):
-    x = CHAINS.clone()
-    x[7, 2] = off
-    result = _rewritten(lambda x: WEIGHT @ x, x)(x)[0]
-    assert result.isfinite().all(dim=0).tolist() == [chain != 2 for chain in range(x.shape[1])]
+    weight = _randn(131, 139, seed=6)
+    chains = _randn(133, 139, seed=7)
+    chains[2, 7] = off
+    others = [chain != 2 for chain in range(len(chains))]
+    rows = _rewritten(lambda x: x @ weight.mT, chains)(chains)[0]
+    assert rows.isfinite().all(dim=1).tolist() == others
+    columns = _rewritten(lambda x: weight @ x, chains.mT.contiguous())(chains.mT.contiguous())[0]
+    assert columns.isfinite().all(dim=0).tolist() == others
 
 
 def test_the_same_product_has_the_same_bits():
@@ -122,29 +144,70 @@ def test_the_same_product_has_the_same_bits():
     assert all(torch.equal(module(CHAINS.clone())[0], first) for _ in range(5))
 
 
-def test_weights_are_turned_once_and_not_if_they_are_too_large(monkeypatch):
+def test_weights_are_turned_once_and_then_do_not_change():
+    weight = _randn(140, 140, seed=8)
+
     def function(x):
-        return torch.ops.pyro_ebm.product(WEIGHT.mT, torch.ops.pyro_ebm.product(WEIGHT, x))
+        turned = torch.ops.pyro_ebm.product(weight.mT, torch.ops.pyro_ebm.product(weight, x))
+        return torch.ops.pyro_ebm.product(weight.mT, turned)
 
     module = make_fx(function)(CHAINS)
     straighten_weights(module)
-    assert {name for name, _ in module.named_buffers()} > {"_straight__tensor_constant0"}
+    assert len(dict(module.named_buffers())) == 2
     products = [node for node in module.graph.nodes if node.target is PRODUCT]
-    assert [node.args[0].op for node in products] == ["get_attr"] * 2
-    torch.testing.assert_close(module(CHAINS), WEIGHT.mT @ (WEIGHT @ CHAINS))
-    monkeypatch.setattr(large_products, "_LARGEST_COPY", WEIGHT.numel() - 1)
-    module = make_fx(function)(CHAINS)
+    assert [node.args[0].op for node in products] == ["get_attr"] * 3
+    wanted = weight.mT @ (weight.mT @ (weight @ CHAINS))
+    torch.testing.assert_close(module(CHAINS), wanted)
+    weight.zero_()
+    torch.testing.assert_close(module(CHAINS), wanted)
+
+
+@pytest.mark.parametrize("swap", [lambda w: w.permute(0, 1), lambda w: w.transpose(0, 0)])
+def test_what_is_not_turned_stays(swap):
+    weight = _randn(140, 140, seed=8)
+    module = make_fx(lambda x: torch.ops.pyro_ebm.product(swap(weight), x))(CHAINS)
     straighten_weights(module)
-    assert len(dict(module.named_buffers())) == 1
+    torch.testing.assert_close(module(CHAINS), weight @ CHAINS)
 
 
-def test_recorded_models_use_them():
+def test_large_weights_are_not_copied(monkeypatch):
+    monkeypatch.setattr(large_products, "_LARGEST_COPY", WEIGHT.numel() - 1)
+    module = make_fx(lambda x: torch.ops.pyro_ebm.product(WEIGHT.mT, x))(CHAINS[:130])
+    straighten_weights(module)
+    assert not any("straight" in node.name for node in module.graph.nodes)
+
+
+@pytest.mark.parametrize("kind", [torch.clone, torch.nn.Parameter])
+def test_recorded_functions_use_them_with_the_weights_of_the_moment(kind):
+    weight = kind(WEIGHT.clone())
+
     def value_and_grad(x):
-        return (x @ WEIGHT.mT).sum(-1), x
+        return (x @ weight.mT).sum(-1), x
 
-    run = trace(value_and_grad, CHAINS.mT).function
+    run = trace(value_and_grad, CHAINS.mT, held=(weight,)).function
     assert _num_products(run.changing) == 1
-    torch.testing.assert_close(run(CHAINS.mT), value_and_grad(CHAINS.mT))
+    for _ in range(2):
+        torch.testing.assert_close(run(CHAINS.mT), value_and_grad(CHAINS.mT))
+        with torch.no_grad():
+            weight.mul_(2.0)
+
+
+def regression():
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(140, dtype=torch.float32), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(WEIGHT @ beta, 1.0).to_event(1), obs=WEIGHT[:, 0])
+
+
+def test_models_that_have_run_are_still_laid_out_for_chains():
+    """Their recorded graphs contain the operation, which knows nothing of chains innermost."""
+    potential, x = ModelPotential(regression), CHAINS.mT.contiguous()
+    wanted = potential.value_and_grad(x)
+    graph = flat_graph(potential.value_and_grad, x)
+    targets = [node.target for node in graph.graph.nodes]
+    assert PRODUCT not in targets
+    products = [node for node in graph.graph.nodes if node.target is torch.ops.aten.mm.default]
+    shapes = [tuple(node.meta["val"].shape) for node in products]
+    assert shapes == [(130, 128), (140, 128)]  # (features, chains)
+    torch.testing.assert_close(graph(x), wanted)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor

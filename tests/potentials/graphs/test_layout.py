@@ -107,6 +107,8 @@ class _ShapesOfTransposes(fx.Interpreter):
         lambda x: (x @ X.mT).view(torch.int64).view(torch.float64),
         lambda x: torch.nn.functional.scaled_dot_product_attention(*[(x @ X.mT).view(6, 5, 8)] * 3),
         lambda x: x[:, :1] @ X[:, :1].mT,
+        lambda x: x[:, :0] @ X[:, :0].mT,
+        lambda x: x[:, :2] @ X[:, :2].mT,
         lambda x: torch.ones(6, 1, dtype=torch.float64) @ X[:1] * x,
     ],
 )
