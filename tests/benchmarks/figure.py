@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from tests.benchmarks.growth import KERNELS, Point, against_chains, against_dims
 from tests.benchmarks.rows import Row
@@ -39,6 +40,8 @@ def speeds(
         colours = [OURS if row.engine.startswith("ours") else THEIRS for row in ranked]
         axis.barh([titles[row.engine] for row in ranked], values, xerr=errors, color=colours)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_minor_formatter(NullFormatter())  # its numbers would overlap
         axis.set_title(targets[name], fontsize=10, loc="left")
         axis.tick_params(labelsize=8)
     axes[-1, 0].set_xlabel("effective draws a second (worst parameter or square)")
