@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
-from torch.overrides import TorchFunctionMode
 
 _THRESHOLD = 40.0
 """Above, softplus is its argument: exp(-40) is less than the last bit of a double."""
@@ -16,33 +14,26 @@ _THRESHOLD = 40.0
 _PLAIN = {"reduction": "none"}
 
 
-class BernoulliBySoftplus(TorchFunctionMode):
-    r"""Write minus the log likelihood of logits as one operation and its slope as another.
+def cross_entropy_by_softplus(*args: Any, **kwargs: Any) -> Tensor:
+    r"""Minus the log likelihood of logits as one operation, and its slope as another.
 
     .. math:: -\log p(y \mid x) = \log(1 + e^{s x}) + r x, \qquad
               s, r = \begin{cases} -1,\, 1 - y & y \ge 1/2 \\ 1,\, -y & \text{else} \end{cases}
 
     Torch makes some thirty of them, two exponentials and a logarithm among them, where one of
     the exponentials is always 1. For outcomes 0 and 1, :math:`r = 0`, and nothing cancels.
+    Means and weighted losses are left to torch.
 
     >>> logits, outcomes = torch.tensor([2.0, -30.0]), torch.tensor([1.0, 0.0])
-    >>> with BernoulliBySoftplus():
-    ...     loss = torch.distributions.Bernoulli(logits=logits).log_prob(outcomes)
-    >>> loss
-    tensor([-1.2693e-01, -9.3576e-14])
+    >>> cross_entropy_by_softplus(logits, outcomes, reduction="none")
+    tensor([1.2693e-01, 9.3576e-14])
     """
+    is_plain = _is_plain(args, kwargs)
+    return (_by_softplus if is_plain else binary_cross_entropy_with_logits)(*args, **kwargs)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is binary_cross_entropy_with_logits and _is_plain(args, kwargs):
-            return _cross_entropy(*args)
-        return func(*args, **kwargs)
+
+BERNOULLI_BY_SOFTPLUS = {binary_cross_entropy_with_logits: cross_entropy_by_softplus}
+"""What makes Bernoulli distributions of torch and Pyro compute it so, for ``Replacing``."""
 
 
 def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -50,7 +41,7 @@ def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return len(args) == 2 and given == _PLAIN and args[0].shape == args[1].shape
 
 
-def _cross_entropy(logits: Tensor, outcome: Tensor) -> Tensor:
+def _by_softplus(logits: Tensor, outcome: Tensor, **_: Any) -> Tensor:
     is_success = outcome >= 0.5
     sign = torch.where(is_success, -1.0, 1.0).to(logits.dtype)
     rest = torch.where(is_success, 1.0 - outcome, -outcome)

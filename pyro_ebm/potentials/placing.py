@@ -17,8 +17,9 @@ from torch.distributions.transforms import Transform
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials.enumeration import DrawnValues, Enumeration
-from pyro_ebm.potentials.likelihoods import BernoulliBySoftplus
+from pyro_ebm.potentials.likelihoods import BERNOULLI_BY_SOFTPLUS
 from pyro_ebm.potentials.observations import fill_masked
+from pyro_ebm.potentials.replacing import Replacing
 from pyro_ebm.potentials.sites import LatentSite, is_enumerated, is_latent, is_sampled, split
 from pyro_ebm.potentials.supports import bijection_to
 from pyro_ebm.potentials.validation import unvalidated, without_validation
@@ -187,7 +188,8 @@ class PlacedModel:
         return Messenger() if self.enumeration is None else self.enumeration.fixing(tracks=tracks)
 
     def _trace(self, placer: Messenger, discrete: Messenger) -> Trace:
-        with poutine.block(), unvalidated(), BernoulliBySoftplus(), _own_errors(), placer, discrete:
+        likelihoods = Replacing(BERNOULLI_BY_SOFTPLUS)
+        with poutine.block(), unvalidated(), likelihoods, _own_errors(), placer, discrete:
             trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
             fill_masked(trace)
             trace.compute_log_prob()

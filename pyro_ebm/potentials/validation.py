@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,39 +11,34 @@ import pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.overrides import TorchFunctionMode
 
-_CHOLESKY: set[Any] = {torch.linalg.cholesky, torch.cholesky, Tensor.cholesky}
+from pyro_ebm.potentials.replacing import Replacing
 
 
-class ChainwiseCholesky(TorchFunctionMode):
+def chainwise_cholesky(A: Tensor, upper: bool = False) -> Tensor:  # noqa: FBT001, FBT002  # torch's
     """Make a matrix that is not positive definite non-finite, instead of raising for all chains.
 
     A failed factor is filled with NaN, so that its chain's energy is NaN: a rejected, flagged
     move of that chain alone.
-    """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func not in _CHOLESKY:
-            return func(*args, **kwargs)
-        factor, info = torch.linalg.cholesky_ex(args[0])
-        failed = (info != 0).reshape((*info.shape, 1, 1))
-        factor = torch.where(failed, torch.full_like(factor, torch.nan), factor)
-        upper = args[1] if len(args) > 1 else kwargs.get("upper")
-        return factor.mH if upper else factor
+    >>> chainwise_cholesky(torch.tensor([[[4.0]], [[-4.0]]])).flatten().tolist()
+    [2.0, nan]
+    """
+    factor, info = torch.linalg.cholesky_ex(A)
+    failed = (info != 0).reshape((*info.shape, 1, 1))
+    factor = torch.where(failed, torch.full_like(factor, torch.nan), factor)
+    return factor.mH if upper else factor
+
+
+_CHOLESKY = (torch.linalg.cholesky, torch.cholesky, Tensor.cholesky)
+CHAINWISE_CHOLESKY = dict.fromkeys(_CHOLESKY, chainwise_cholesky)
+"""What makes all factors so, for ``Replacing``."""
 
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
     """Let an infeasible point give a non-finite density instead of raising."""
-    with pyro.validation_enabled(is_validate=False), ChainwiseCholesky():
+    with pyro.validation_enabled(is_validate=False), Replacing(CHAINWISE_CHOLESKY):
         yield
 
 

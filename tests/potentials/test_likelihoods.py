@@ -9,23 +9,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm import ModelPotential
-from pyro_ebm.potentials.likelihoods import BernoulliBySoftplus
-
-
-class OperationNames(TorchDispatchMode):
-    """Names of the operations that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
+from pyro_ebm.potentials.likelihoods import BERNOULLI_BY_SOFTPLUS
+from pyro_ebm.potentials.replacing import Replacing
+from tests.operations import OperationLog
 
 LOGITS = torch.tensor([-1e4, -60.0, -39.0, -3.0, -1e-8, 0.0, 1e-8, 3.0, 39.0, 60.0, 1e4])
 
@@ -40,7 +28,7 @@ def loss_and_slopes(logits, outcome, **options):
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
 def test_it_is_the_log_of_the_probability(outcome, dtype):
     """Relatively: nothing is lost of small numbers."""
-    with BernoulliBySoftplus():
+    with Replacing(BERNOULLI_BY_SOFTPLUS):
         loss, slope, _ = loss_and_slopes(LOGITS.to(dtype), torch.full((11,), outcome, dtype=dtype))
     signed = [float(x) * (1 - 2 * outcome) for x in LOGITS.to(dtype)]
     exact = [max(x, 0.0) + math.log1p(math.exp(-abs(x))) for x in signed]
@@ -55,7 +43,7 @@ def test_it_is_the_log_of_the_probability(outcome, dtype):
 def test_it_is_what_torch_computes(outcome):
     """For outcomes between 0 and 1, too, with slopes in both, and NaN where there is nothing."""
     outcomes = torch.full_like(LOGITS, outcome)
-    with BernoulliBySoftplus():
+    with Replacing(BERNOULLI_BY_SOFTPLUS):
         ours = loss_and_slopes(LOGITS, outcomes)
     for found, wanted in zip(ours, loss_and_slopes(LOGITS, outcomes), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-14, atol=1e-12, equal_nan=True)
@@ -65,20 +53,23 @@ def test_it_is_what_torch_computes(outcome):
 def test_weighted_losses_are_left_alone(option):
     options = {option: torch.full_like(LOGITS, 3.0)}
     outcomes = torch.full_like(LOGITS, 0.3)
-    with BernoulliBySoftplus():
+    with Replacing(BERNOULLI_BY_SOFTPLUS):
         ours = loss_and_slopes(LOGITS, outcomes, **options)
     for found, wanted in zip(ours, loss_and_slopes(LOGITS, outcomes, **options), strict=True):
         assert torch.equal(found, wanted)
 
 
 def test_means_are_left_alone():
-    with BernoulliBySoftplus():
+    with Replacing(BERNOULLI_BY_SOFTPLUS):
         ours = binary_cross_entropy_with_logits(LOGITS, torch.ones_like(LOGITS))
     assert torch.equal(ours, binary_cross_entropy_with_logits(LOGITS, torch.ones_like(LOGITS)))
 
 
 def test_shapes_that_do_not_fit_are_the_error_of_torch():
-    with BernoulliBySoftplus(), pytest.raises(ValueError, match="must be the same as input size"):
+    with (
+        Replacing(BERNOULLI_BY_SOFTPLUS),
+        pytest.raises(ValueError, match="must be the same as input size"),
+    ):
         binary_cross_entropy_with_logits(LOGITS, torch.ones(1), reduction="none")
 
 
@@ -98,7 +89,7 @@ def test_models_are_written_with_it():
     truth = truth - torch.distributions.Bernoulli(logits=logits).log_prob(y).sum(-1)
     torch.testing.assert_close(value, truth.detach())
     torch.testing.assert_close(grad, torch.autograd.grad(truth.sum(), q)[0])
-    with OperationNames() as recorder:
+    with OperationLog() as recorder:
         potential.value_and_grad(q.detach())
     assert sum("softplus" in name for name in recorder.names) == 2
     assert not {"exp", "exp_", "log", "log_", "log1p"} & set(recorder.names)

@@ -93,14 +93,6 @@ def test_products_lose_no_more_than_a_loop_may():
     assert ((halved - exact).abs() > bound).any()
 
 
-@pytest.fixture
-def less_precise():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
 @pytest.mark.usefixtures("less_precise")
 def test_who_wants_less_precision_gets_that_of_torch():
     assert _num_products(_rewritten(lambda x: WEIGHT @ x, CHAINS)) == 0

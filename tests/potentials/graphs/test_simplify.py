@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.distributions import Normal
 from torch.nn.functional import silu
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm.potentials import ModelPotential
 from pyro_ebm.potentials.graphs.direct import call_directly
@@ -14,6 +13,7 @@ from pyro_ebm.potentials.graphs.recording import OperationRecorder
 from pyro_ebm.potentials.graphs.tracing import batched, trace
 from pyro_ebm.potentials.validation import unvalidated
 from tests.models import all_models
+from tests.operations import OperationLog
 
 UNBATCHABLE = {"discrete_hmm", "ordered"}
 ROWS = torch.tensor([0, 2, 2, -1])
@@ -61,17 +61,6 @@ def test_models_keep_their_values_and_gradients(row):
         assert_close(function(scale * q), truth(scale * q))
 
 
-class Log(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        del types
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("row", all_models(), ids=lambda row: row.name)
 def test_functions_call_the_operations_that_they_replace(row):
     if row.name in UNBATCHABLE:
@@ -82,7 +71,7 @@ def test_functions_call_the_operations_that_they_replace(row):
         module = recording_of(batched(potential._scalar), q.clone()).graph_module()
     names = []
     for _ in range(2):
-        with torch.no_grad(), Log() as log:
+        with torch.no_grad(), OperationLog() as log:
             results = module(q.clone())
         names.append((log.names, [result.tolist() for result in results]))
         call_directly(module.graph)
@@ -300,20 +289,7 @@ def test_scales_of_plates_are_not_expanded_first():
 
     example = torch.rand(4, 2)
     traced = trace(batched(function), example).function
-    with torch.no_grad(), Sizes() as log:
+    with torch.no_grad(), OperationLog() as log:
         traced(example)
     assert log.sizes["log"] == {4}
     assert_close(traced(example), recorded(batched(function), example)(example))
-
-
-class Sizes(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.sizes = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        del types
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self.sizes.setdefault(func.overloadpacket.__name__, set()).add(result.numel())
-        return result

@@ -66,14 +66,6 @@ def test_other_sums_stay(case):
     assert torch.equal(module(x), function(x))
 
 
-@pytest.fixture
-def less_precise():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
 @pytest.mark.usefixtures("less_precise")
 def test_products_of_less_precision_are_not_used():
     assert _num_products(_rewritten(lambda x: x.sum(0), _rows(torch.float32))) == 0
