@@ -12,6 +12,10 @@ _LARGEST_LOG = math.log(1e10)
 """Step sizes stay between 1e-10 and 1e10."""
 
 
+_LEAST_WIDTH = 1e-6
+"""Of a direction in coordinates of unit scale: rounding of sums of squares hides smaller ones."""
+
+
 class DualAveraging:
     r"""Step size whose pooled acceptance tends to a target (Nesterov's dual averaging).
 
@@ -115,6 +119,9 @@ class PooledVariance:
 class PooledCovariance(PooledVariance):
     r"""Covariance over chains and steps, shrunk as in Stan to :math:`10^{-3} I`.
 
+    A direction is at least a millionth as wide as its coordinates, and never of width zero:
+    where columns are collinear the sums know no more of it than rounding.
+
     >>> pooled = PooledCovariance(dim=2)
     >>> for _ in range(1000):
     ...     pooled.update(torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]]))
@@ -125,8 +132,11 @@ class PooledCovariance(PooledVariance):
 
     def scale(self, dtype: torch.dtype) -> Tensor:
         """Cholesky factor ``(dim, dim)``."""
-        prior = 1e-3 * torch.eye(len(self._mean), dtype=torch.float64, device=self._mean.device)
-        factor: Tensor = torch.linalg.cholesky(self._shrunk(prior))
+        identity = torch.eye(len(self._mean), dtype=torch.float64, device=self._mean.device)
+        covariance = self._shrunk(1e-3 * identity)
+        deviations = covariance.diagonal().sqrt()
+        correlations = covariance / deviations.outer(deviations) + _LEAST_WIDTH**2 * identity
+        factor: Tensor = deviations.unsqueeze(-1) * torch.linalg.cholesky(correlations)
         return factor.to(dtype)
 
     def _products(self, centred: Tensor) -> Tensor:

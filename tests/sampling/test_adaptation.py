@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pyro_ebm.sampling.adaptation import DualAveraging, PooledVariance
+from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, PooledVariance
 
 ACCEPTANCES = [0.9, 0.2, 0.0, 1.0, 0.55, 0.61, 0.58, 0.3]
 
@@ -87,3 +87,29 @@ def test_scale_of_nothing_and_of_one_position_is_the_shrinkage():
     pooled.update(torch.randn(1, 2))
     shrunk = math.sqrt(5e-3 / 6)
     torch.testing.assert_close(pooled.scale(torch.float64), torch.full((2,), shrunk))
+
+
+def test_pooled_covariance_is_that_of_all_positions():
+    pooled, parts = PooledCovariance(3), batches()
+    for part in parts:
+        pooled.update(part)
+    whole = torch.cat(parts)
+    n = len(whole)
+    shrunk = n / (n + 5) * whole.mT.cov() + 1e-3 * 5 / (n + 5) * torch.eye(3)
+    factor = pooled.scale(torch.float64)
+    assert torch.equal(factor, factor.tril())
+    torch.testing.assert_close(factor @ factor.mT, shrunk, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [1.0, 1e4, 1e6, 1e8, 1e12])
+@pytest.mark.parametrize("dim", [2, 40])
+def test_collinear_coordinates_have_a_factor(width, dim):
+    """Rounding leaves such covariances indefinite, which no factor has."""
+    pooled = PooledCovariance(dim)
+    for common in width * torch.randn(20, 64, 1):
+        pooled.update(common.expand(-1, dim) + 1e-3 * torch.randn(64, dim))
+    factor = pooled.scale(torch.float64)
+    deviations = factor.square().sum(dim=-1).sqrt()
+    torch.testing.assert_close(deviations, deviations[:1].expand(dim), rtol=1e-2, atol=0.0)
+    assert deviations[0].item() == pytest.approx(width, rel=0.2)
+    assert (factor.diagonal() >= 0.9e-6 * deviations).all()
