@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LARGEST_LOG = math.log(1e10)
-"""Step sizes stay between 1e-10 and 1e10."""
-
+from pyro_ebm.sampling.step_size import LARGEST, SMALLEST
 
 _LEAST_WIDTH = 1e-6
 """Of a direction in coordinates of unit scale: rounding of sums of squares hides smaller ones."""
@@ -54,7 +52,7 @@ class DualAveraging:
         weight = 1.0 / (self._count + 10.0)
         self._error += weight * (self.target - acceptance - self._error)
         log_step = self._mu - math.sqrt(self._count) / 0.2 * self._error
-        log_step = min(max(log_step, -_LARGEST_LOG), _LARGEST_LOG)
+        log_step = min(max(log_step, math.log(SMALLEST)), math.log(LARGEST))
         decay = self._count**-0.75
         self._log_average += decay * (log_step - self._log_average)
         return math.exp(log_step)

@@ -13,7 +13,8 @@ from pyro_ebm.core.types import Kernel
 from pyro_ebm.sampling.ranks import OneProcess, Ranks
 from pyro_ebm.sampling.steps import Step
 
-_SMALLEST, _LARGEST = 1e-10, 1e10
+SMALLEST, LARGEST = 1e-10, 1e10
+"""Step sizes that warm-up stays between."""
 
 _HALVINGS = 3
 """Of a factor of two, on a logarithmic scale: the step size is found to within 5 %."""
@@ -47,11 +48,11 @@ class StepSizeSearch:
             StepSizeError: If no step size between 1e-10 and 1e10 does.
         """
         target, noise = kernel.target_accept_prob, self._generator.get_state()
-        step_size = min(max(kernel.step_size or 1.0, 2.0 * _SMALLEST), _LARGEST / 2.0)
+        step_size = min(max(kernel.step_size or 1.0, 2.0 * SMALLEST), LARGEST / 2.0)
         acceptance = self._acceptance(kernel, step_size, state, noise)
         grows = acceptance > target
         factor = 2.0 if grows else 0.5
-        while _SMALLEST < step_size < _LARGEST:
+        while SMALLEST < step_size < LARGEST:
             step_size *= factor
             acceptance = self._acceptance(kernel, step_size, state, noise)
             if (acceptance > target) != grows:
@@ -103,7 +104,7 @@ def _not_found(
     kernel: Kernel[Any, Any], step_size: float, acceptance: float, *, grows: bool
 ) -> str:
     return (
-        f"{type(kernel).__name__} finds no step size between {_SMALLEST:g} and {_LARGEST:g}: the "
+        f"{type(kernel).__name__} finds no step size between {SMALLEST:g} and {LARGEST:g}: the "
         f"acceptance stays {'above' if grows else 'below'} {kernel.target_accept_prob:g} "
         f"({acceptance:.3g} at step size {step_size:.3g}). "
         + (
