@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -18,12 +20,14 @@ from pyro_ebm.kernels import (
     ReplicaExchange,
     UnderdampedLangevin,
 )
+from pyro_ebm.potentials.graphs.onednn import is_onednn_there
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.chains import ChainRun
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.warmup import WarmUp
 from pyro_ebm.sampling.watch import EscapeWatch
 from tests.models import eight_schools
+from tests.operations import OperationLog
 from tests.sampling.runs import PlainEnergy, cut_short, driver
 
 SCHOOLS = (
@@ -152,14 +156,15 @@ def saved_on_the_way(folder, kernel, args=(), **settings):
     first = start(kernel, hook, **settings)
     first.run(*args)
     files = {number: folder / f"{number}.pt" for number in moments(hook.calls)}
-    whole = start(kernel, Recorder(lambda number: number in files and whole.save(files[number])))
+    save = Recorder(lambda number: number in files and whole.save(files[number]))
+    whole = start(kernel, save, **settings)
     whole.run(*args)
     assert_same_run(first, whole)
     return whole, hook.calls, files
 
 
-def check_all_moments(folder, kernel, args=()):
-    whole, calls, files = saved_on_the_way(folder, kernel, args)
+def check_all_moments(folder, kernel, args=(), **settings):
+    whole, calls, files = saved_on_the_way(folder, kernel, args, **settings)
     for number, path in files.items():
         assert_same_content(as_loaded(kernel, path, args), torch.load(path)["run"])
         resumed, rest = continued(kernel, path, args)
@@ -176,6 +181,19 @@ def test_resumed_is_uninterrupted_on_an_energy(tmp_path, name, dtype):
 @pytest.mark.parametrize("name", ["underdamped", "nuts", "nuts_dense"])
 def test_resumed_is_uninterrupted_on_a_model(tmp_path, name):
     check_all_moments(tmp_path, KERNELS[name](eight_schools), SCHOOLS)
+
+
+def large_products(weight):
+    """128 chains are enough for the products of oneDNN."""
+    z = pyro.sample("z", dist.Normal(weight.new_zeros(128), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(z @ weight, 10.0).to_event(1), obs=weight.new_zeros(128))
+
+
+def test_resumed_is_uninterrupted_with_large_products(tmp_path):
+    weight = torch.randn(128, 128, dtype=torch.float32)
+    with OperationLog() as log:
+        check_all_moments(tmp_path, MALA(large_products), (weight,), num_chains=128)
+    assert is_onednn_there() == ("product" in log.names)
 
 
 class Interrupting(InType):

@@ -202,6 +202,25 @@ def test_models_that_have_run_are_still_laid_out_for_chains():
     torch.testing.assert_close(graph(x), wanted)
 
 
+def _products_in(call):
+    """What a compiled function returns, and how many products of oneDNN it takes."""
+    with torch.profiler.profile() as profile:
+        results = call()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    return results, counts.get("mkldnn::_linear_pointwise", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.compile
+def test_models_compiled_by_torch_use_them():
+    potential, x = ModelPotential(regression), CHAINS.mT.contiguous()
+    compiled = potential.compiled()
+    compiled.value_and_grad(x)
+    results, num_products = _products_in(lambda: compiled.value_and_grad(x))
+    assert num_products == 2
+    torch.testing.assert_close(results, potential.value_and_grad(x))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
 def test_compiled_functions_use_them():
     torch.manual_seed(0)
@@ -209,8 +228,6 @@ def test_compiled_functions_use_them():
     x = _randn(128, 6, seed=3)
     graph = flat_graph(potential.value_and_grad, x)
     compiled = Compiler()(lambda x: [*graph(x)], [x])
-    with torch.profiler.profile() as profile:
-        value, grad = compiled(x)
-    count = {event.key: event.count for event in profile.key_averages()}
-    assert count["mkldnn::_linear_pointwise"] == 2
+    (value, grad), num_products = _products_in(lambda: compiled(x))
+    assert num_products == 2
     torch.testing.assert_close((value, grad), potential.value_and_grad(x))
