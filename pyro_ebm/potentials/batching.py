@@ -7,7 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,24 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError, ShapeError
 from pyro_ebm.potentials.graphs.recording import UnbatchableError
-from pyro_ebm.potentials.graphs.tracing import ValueAndGrad, batched, trace
-from pyro_ebm.potentials.holdings import same
+from pyro_ebm.potentials.graphs.tracing import TracedFunction, ValueAndGrad, batched, trace
+from pyro_ebm.potentials.kept_graphs import KeptGraphs
 from pyro_ebm.potentials.validation import unvalidated
 
 _LAST_BITS = 100.0
 """Rounding errors that add up in a term, in units of the last bit of the position."""
-
-
-class _Graph(NamedTuple):
-    """A gradient function and what it was made for."""
-
-    function: ValueAndGrad
-    held: tuple[Any, ...]
-    versions: tuple[int, ...] | None
-    """Versions of the held tensors if the graph contains numbers that were read from tensors."""
-
-    def is_fresh(self, held: tuple[Any, ...]) -> bool:
-        return same(held, self.held) and self.versions in (None, _versions(held))
 
 
 class ChainBatcher:
@@ -65,7 +53,7 @@ class ChainBatcher:
         self.scalar, self.held, self.name, self.compiles = scalar, held, name, compiles
         self.prepare, self.rounding = prepare, rounding
         self.is_batchable = True
-        self._graphs: dict[Any, _Graph] = {}
+        self._graphs = KeptGraphs(self._recorded, held)
 
     def each(self, function: Callable[..., Any], rows: Any) -> Any:
         """Apply ``function`` to every row of a tensor, or of a dict of tensors."""
@@ -87,26 +75,19 @@ class ChainBatcher:
             return rows.new_empty(0), rows
         if not self.is_batchable:
             return _looped(self.scalar)(rows)
-        key = (rows.shape, rows.dtype, rows.device)
-        graph = self._graphs.get(key)
-        if graph is None or not graph.is_fresh(self.held()):
-            graph = self._graphs[key] = self._new_graph(rows)
-        return graph.function(rows)
+        return self._graphs(rows)
 
-    def _new_graph(self, rows: Tensor) -> _Graph:
+    def _recorded(self, rows: Tensor) -> TracedFunction:
         self.prepare(rows[0])
         try:
             with unvalidated():
-                function, reads_numbers = trace(
-                    batched(self.scalar), rows, self.held(), compiles=self.compiles
-                )
-            self._check_graph(function, rows)
+                traced = trace(batched(self.scalar), rows, self.held(), compiles=self.compiles)
+            self._check_graph(traced.function, rows)
         except Exception as error:  # any failure to batch leads to the loop
             _raise_if_final(error)
             self._give_up_batching(error)
-            return _Graph(_looped(self.scalar), (), None)
-        held = self.held()
-        return _Graph(function, held, _versions(held) if reads_numbers else None)
+            return TracedFunction(_looped(self.scalar), reads_numbers=False)
+        return traced
 
     def _check_graph(self, function: ValueAndGrad, rows: Tensor) -> None:
         """A graph that has frozen a branch of the first chain would be wrong for the last."""
@@ -147,9 +128,6 @@ class ChainBatcher:
             stacklevel=2,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graphs": {}}
-
 
 def _looped(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
     """What ``batched`` gives, one chain after another, for functions that cannot be batched."""
@@ -166,11 +144,6 @@ def _looped(scalar: Callable[[Tensor], Tensor]) -> ValueAndGrad:
         return torch.stack(values), torch.stack(grads)
 
     return value_and_grad
-
-
-def _versions(held: tuple[Any, ...]) -> tuple[int, ...]:
-    tensors = (item for item in held if isinstance(item, Tensor) and not item.is_inference())
-    return tuple(tensor._version for tensor in tensors)
 
 
 def _raise_if_final(error: Exception) -> None:

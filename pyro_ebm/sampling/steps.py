@@ -16,6 +16,7 @@ from pyro_ebm.core.positions import chains_innermost, fields_like, map_fields, t
 from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.graphs.tracing import ValueAndGrad, flat_graph
 from pyro_ebm.potentials.holdings import same
+from pyro_ebm.potentials.recorded import recorded
 from pyro_ebm.sampling.compiler import Compiler
 from pyro_ebm.sampling.storage import DrawStorage
 
@@ -186,7 +187,7 @@ def steps_of_a_run(
         ModelError: If an energy that knows noise levels is to be compiled.
     """
     if compiler is None:
-        return Steps(eager_steps(potential))
+        return Steps(eager_steps(recorded(potential)))
     if hasattr(potential, "at_noise_level"):
         raise ModelError(
             f"{type(potential).__name__} is another energy at each noise level, but compile=True "

@@ -260,10 +260,10 @@ def test_equal_numbers_keep_the_graph():
 
     potential = ModelPotential(model)
     gradient(potential)
-    graphs = dict(potential._batcher._graphs)
+    graphs = dict(potential._batcher._graphs._graphs)
     settings["scale"] = float("1000.5")
     gradient(potential)
-    assert potential._batcher._graphs == graphs
+    assert potential._batcher._graphs._graphs == graphs
     settings["scale"] = 1
     gradient(potential)
-    assert potential._batcher._graphs != graphs
+    assert potential._batcher._graphs._graphs != graphs

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -196,6 +197,14 @@ def test_resumed_is_uninterrupted_with_large_products(tmp_path):
     assert is_onednn_there() == ("product" in log.names)
 
 
+def test_resumed_is_uninterrupted_on_a_network(tmp_path):
+    """Recorded, its last bits are others than those of the energy as it is written."""
+    network = MLPEnergy(3, hidden=(128, 128)).float()
+    with OperationLog() as log:
+        check_all_moments(tmp_path, MALA(network), num_chains=128)
+    assert is_onednn_there() == ("product" in log.names)
+
+
 class Interrupting(InType):
     """The energy, which presses Ctrl-C in the middle of its ``left``-th evaluation."""
 
@@ -220,7 +229,7 @@ def test_an_interrupt_in_the_middle_of_a_step_loses_that_step_only(tmp_path, nam
         interrupted = start(KERNELS[name](Interrupting(evaluation)), None)
         cut_short(interrupted)
         interrupted.save(path)
-        resumed, _ = continued(KERNELS[name](InType(torch.float64)), path)
+        resumed, _ = continued(KERNELS[name](Interrupting(0)), path)
         assert_same_run(whole, resumed)
 
 

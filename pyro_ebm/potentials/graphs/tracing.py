@@ -80,12 +80,17 @@ def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
             lay_out_columns(recording)
         separate_results(recording.graph)
         call: ValueAndGrad = oriented(recording.graph_module(), example)
-        _check_follows(call, function, example + _MOVE)
+        check_follows(call, function, example)
     return call
 
 
-def _check_follows(graph: ValueAndGrad, function: ValueAndGrad, other: Tensor) -> None:
-    """Refuse a graph that lacks numbers which came to the function by other ways than torch."""
+def check_follows(graph: ValueAndGrad, function: ValueAndGrad, example: Tensor) -> None:
+    """Refuse a graph that lacks numbers which came to the function by other ways than torch.
+
+    Raises:
+        ModelError: If the graph does not follow the function to another point.
+    """
+    other = example + _MOVE
     for found, wanted in zip(graph(other), function(other), strict=True):
         size = wanted[wanted.isfinite()].abs().max() if bool(wanted.isfinite().any()) else 1.0
         near = torch.isclose(found, wanted, _TOLERANCE, _TOLERANCE * float(size), equal_nan=True)
