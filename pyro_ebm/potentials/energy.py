@@ -93,9 +93,8 @@ class EnergyPotential(Summable):
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
         check_event("the position", q, torch.Size((self.dim,)))
         with torch.inference_mode(mode=False), torch.enable_grad():
-            q = (
-                q.detach().clone().requires_grad_()
-            )  # of inference tensors only copies have gradients
+            # Of inference tensors only copies have gradients, and energies may use views.
+            q = q.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
             value = self(q)
             if not value.requires_grad:
                 raise ModelError(

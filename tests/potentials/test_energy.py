@@ -216,3 +216,15 @@ def test_gradients_exist_in_inference_mode():
 def test_a_gradient_that_is_not_finite_is_named():
     potential = EnergyPotential(lambda x: x.abs().sqrt().sum(-1), event_shape=(1,))
     assert "but its gradient is not finite" in potential.explain_nonfinite(torch.zeros(1))
+
+
+def test_energies_may_view_their_input():
+    """Chains lie innermost in a run, of which a view as other axes would be an error."""
+
+    def particles(x):
+        return x.view(-1, 3).square().sum(-1).view(-1, 5).sum(-1) / 2
+
+    potential, q = EnergyPotential(particles, event_shape=(5, 3)), torch.randn(4, 15)
+    value, grad = potential.value_and_grad(q.mT.contiguous().mT)
+    torch.testing.assert_close(value, q.square().sum(-1) / 2)
+    torch.testing.assert_close(grad, q)
