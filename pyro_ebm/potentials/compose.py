@@ -127,6 +127,11 @@ class SumPotential(Summable):
     def device(self) -> torch.device:
         return self.potential.device
 
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the potential that names the sites has some of Pyro's."""
+        return bool(getattr(self.potential, "has_parameters", False))
+
     def __call__(self, q: Tensor) -> Tensor:
         return self.potential(q) + self.term(q)
 

@@ -37,18 +37,24 @@ def check_signature(
         ) from error
 
 
-def check_trace(model: Callable[..., Any], trace: Trace, num_latent: int) -> None:
-    """Refuse what can be seen in one execution."""
-    if num_latent == 0 and any(map(is_enumerated, trace.nodes.values())):
+def check_trace(model: Callable[..., Any], trace: Trace, sizes: list[int]) -> None:
+    """Refuse what can be seen in one execution, whose latent sites have so many numbers."""
+    if not sizes and any(map(is_enumerated, trace.nodes.values())):
         raise ModelError(
             f"the model {_name(model)} has discrete latent sites only, and they are summed out, so "
             "there is nothing to sample: pyro.infer.infer_discrete gives their values."
         )
-    if num_latent == 0:
+    if not sizes:
         raise ModelError(
             f"the model {_name(model)} has no latent sample site, so there is nothing to sample: "
             f"add pyro.sample statements without obs. {_ENERGY_ADVICE}"
         )
+    if sum(sizes) == 0:
+        raise ModelError(
+            f"the latent sites of the model {_name(model)} are all of size zero, so there is "
+            "nothing to sample: look at the sizes of its arguments."
+        )
+    _check_tensors(trace)
     _compute_log_prob(trace)
     for name, site in trace.nodes.items():
         if site["type"] == "sample":
@@ -65,6 +71,8 @@ def check_supports(first: Trace, second: Trace) -> None:
     """
     for name, site in first.nodes.items():
         if not is_data(site) or name not in second.nodes or not _is_fixed(site["fn"]):
+            continue
+        if site["value"].numel() == 0:
             continue
         outside = ~site["fn"].support.check(site["value"])
         same = site["value"] == second.nodes[name]["value"]
@@ -118,6 +126,15 @@ def _deterministic_shapes(trace: Trace) -> dict[str, torch.Size]:
 
 def _presence(shape: torch.Size | None) -> str:
     return "was not there" if shape is None else f"had shape {tuple(shape)}"
+
+
+def _check_tensors(trace: Trace) -> None:
+    for name, site in trace.nodes.items():
+        if is_data(site) and not isinstance(site["value"], Tensor):
+            raise ModelError(
+                f"the data of site {name!r} are {site['value']!r} of type "
+                f"{type(site['value']).__name__}, but a tensor is wanted: obs=torch.as_tensor(...)."
+            )
 
 
 def _compute_log_prob(trace: Trace) -> None:
@@ -189,8 +206,10 @@ def _check_plates(name: str, site: dict[str, Any]) -> None:
         return
     shape = site["log_prob"].shape
     for axis in range(-len(shape), 0):
-        wanted = max((frame.size for frame in frames if frame.dim == axis), default=1)
-        if shape[axis] not in (1, wanted):
+        sizes = [frame.size for frame in frames if frame.dim == axis]
+        wanted = max(sizes, default=1)
+        # Plates need not tell their size to Pyro, which calls it -1.
+        if -1 not in sizes and shape[axis] not in (1, wanted):
             raise ShapeError(
                 f"the log density of site {name!r}{_plates(site)} has shape {tuple(shape)}, but "
                 f"its plates leave size {wanted} at axis {axis}: put the extra axis into a plate "

@@ -85,7 +85,7 @@ class ModelPotential(Summable):
         with torch.random.fork_rng(), poutine.block(), unvalidated():
             self.prototype: Trace = first_trace(model, args, kwargs)
             self.sites: tuple[LatentSite, ...] = find_latent_sites(self.prototype)
-            check_trace(model, self.prototype, len(self.sites))
+            check_trace(model, self.prototype, [site.stop - site.start for site in self.sites])
             enumeration = find_enumeration(self.prototype)
             self.placed = PlacedModel(model, args, kwargs, enumeration)
             point = self.initial(1)[0].requires_grad_()
@@ -133,23 +133,27 @@ class ModelPotential(Summable):
         """Starting points by one of Pyro's strategies, which is run once for each chain."""
         with forked_rng(generator), poutine.block(), InitMessenger(strategy):
             traces = [self.placed.run() for _ in range(num_chains)]
-        return self.unconstrain(
-            {
-                site.name: torch.stack([trace.nodes[site.name]["value"] for trace in traces])
-                for site in self.sites
-            }
-        )
+        with torch.no_grad():  # strategies may give parameters of a guide
+            return self.unconstrain(
+                {
+                    site.name: torch.stack([trace.nodes[site.name]["value"] for trace in traces])
+                    for site in self.sites
+                }
+            )
 
     def constrain(self, q: Tensor) -> dict[str, Tensor]:
         check_event("the position", q, torch.Size((self.dim,)))
-        replays = self.deterministic_names or not self._has_static_supports
-        return self.evaluate(self._replayed if replays else self._transformed, q)
+        if self.deterministic_names or not self._has_static_supports:
+            return self.evaluate(self._replayed, q)
+        transforms = self._transforms_now()
+        return self.evaluate(lambda row: _transformed(split(row, self.sites), transforms), q)
 
     def unconstrain(self, sites: dict[str, Tensor]) -> Tensor:
         shapes = {site.name: self._value_shape(site.name) for site in self.sites}
         self._check_sites(sites, shapes)
         chains = _chains_shape(sites, shapes)
-        rows = {name: sites[name].reshape((-1, *shape)) for name, shape in shapes.items()}
+        num_chains = chains.numel()  # which reshape cannot find out if a site has no numbers
+        rows = {name: sites[name].reshape((num_chains, *shape)) for name, shape in shapes.items()}
         unconstrained = self._each(self.placed.unconstrained_at, rows)
         return self.flatten({k: v.reshape(chains + v.shape[1:]) for k, v in unconstrained.items()})
 
@@ -157,7 +161,10 @@ class ModelPotential(Summable):
         shapes = {site.name: site.unconstrained_shape for site in self.sites}
         self._check_sites(sites, shapes)
         chains = _chains_shape(sites, shapes)
-        parts = [sites[name].reshape((*chains, -1)).to(self.dtype) for name in shapes]
+        parts = [
+            sites[name].reshape((*chains, shape.numel())).to(self.dtype)
+            for name, shape in shapes.items()
+        ]
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, q: Tensor) -> dict[str, Tensor]:
@@ -171,7 +178,7 @@ class ModelPotential(Summable):
                 "(one frozen at the first trace would give wrong draws): sample it with "
                 "pyro_ebm.MCMC."
             )
-        return {site.name: site.transform for site in self.sites}
+        return self._transforms_now()
 
     def explain_nonfinite(self, q: Tensor) -> str:
         return self.at(q).explain_nonfinite()
@@ -181,6 +188,11 @@ class ModelPotential(Summable):
         """Names of the ``pyro.deterministic`` sites that depend on no discrete site."""
         names = [name for name, site in self.prototype.nodes.items() if is_deterministic(site)]
         return [name for name in names if name not in self._left_out]
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether ``pyro.param`` is part of it, whose values others change."""
+        return bool(self._param_names)
 
     @property
     def enumerated_names(self) -> list[str]:
@@ -237,9 +249,11 @@ class ModelPotential(Summable):
     def _rounding(self, q: Tensor) -> Tensor:
         return self.at(q).rounding()
 
-    def _transformed(self, q: Tensor) -> dict[str, Tensor]:
-        values = split(q, self.sites)
-        return {site.name: site.transform(values[site.name]) for site in self.sites}
+    def _transforms_now(self) -> dict[str, Transform]:
+        """Those of one execution: a support may hold a parameter or datum that has changed."""
+        zeros = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return self.placed.fixed_at(zeros, self.sites).transforms
 
     def _replayed(self, q: Tensor) -> dict[str, Tensor]:
         trace = self.placed.fixed_at(q, self.sites).trace
@@ -298,3 +312,7 @@ def _chains_shape(sites: dict[str, Tensor], shapes: dict[str, torch.Size]) -> to
             "all must have the same chain axes."
         )
     return next(iter(leading.values()))
+
+
+def _transformed(values: dict[str, Tensor], transforms: dict[str, Transform]) -> dict[str, Tensor]:
+    return {name: transforms[name](value) for name, value in values.items()}

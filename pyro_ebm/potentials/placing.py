@@ -107,11 +107,17 @@ class _PlaceUnconstrained(Messenger):
 
         With ``obs_mask`` Pyro also makes latent values where data are known. Nothing uses them,
         and masked they would be flat: chains would wander there for ever. With their density they
-        are predictions, and the law of everything else is the same.
+        are predictions, and the law of everything else is the same: a density to the power of a
+        scale would not integrate to one, so that scales are for what is not known.
         """
         name, suffix, _ = msg["name"].rpartition("_unobserved")
         if suffix and f"{name}_observed" in self._observed:
-            msg["mask"] = None
+            is_unknown, msg["mask"] = msg["mask"], None
+            if isinstance(msg["scale"], Tensor) or msg["scale"] != 1.0:
+                dtype = next(iter(self.unconstrained.values())).dtype
+                scale = torch.as_tensor(msg["scale"], dtype=dtype)
+                is_unknown = torch.as_tensor(is_unknown)
+                msg["scale"] = torch.where(is_unknown, scale, torch.ones_like(scale))
 
 
 class _PlaceConstrained(Messenger):

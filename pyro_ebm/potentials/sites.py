@@ -161,4 +161,12 @@ def _example(distribution: Any) -> Tensor:
             value: Tensor = distribution.sample()
         except NotImplementedError:
             return torch.empty(0)
+        except (RuntimeError, ValueError):  # at a point where its parameters are infeasible
+            return _parameter(distribution)
     return value
+
+
+def _parameter(distribution: Any) -> Tensor:
+    parts = [*vars(distribution).values(), torch.empty(0)]
+    tensors = (part for part in parts if isinstance(part, Tensor) and part.is_floating_point())
+    return next(tensors)

@@ -38,12 +38,15 @@ def finite_starts(potential: Potential, num_chains: int, generator: torch.Genera
         NonFiniteError: If a chain finds none in 100 tries; names the site that is not finite.
     """
     positions = potential.initial(num_chains, generator=generator)
-    for _ in range(_TRIES):
-        finite = is_finite_start(potential, positions)
+    finite = is_finite_start(potential, positions)
+    for _ in range(_TRIES - 1):
         if bool(finite.all()):
             return positions
         fresh = potential.initial(num_chains, generator=generator)
         positions = choose(finite, positions, fresh)
+        finite = is_finite_start(potential, positions)
+    if bool(finite.all()):
+        return positions
     raise NonFiniteError(
         f"{int((~finite).sum())} of {num_chains} chains found no starting point of finite energy "
         f"and gradient in {_TRIES} tries: {explain_start(potential, positions, finite)}. Give "

@@ -362,6 +362,7 @@ class MCMC:
         if is_complete and self._chains is not None:
             self._chains = gathered(self._ranks, self._chains)
             self.num_restarted = total(self._ranks, run.num_restarted, self.potential.device)
+        self._results = None if self._chains is None else Results(self.potential, self._chains)
         num_drawn = run.storage.num_complete
         if num_drawn and not is_complete:
             warnings.warn(
@@ -388,8 +389,7 @@ class MCMC:
     def _drawn(self) -> Results:
         if self.chains is None:
             raise RuntimeError("there are no draws yet: call run(...) first.")
-        if self._results is None:
-            self._results = Results(self.potential, self.chains)
+        assert self._results is not None
         return self._results
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.potentials import ModelPotential
 from pyro_ebm.potentials.observations import fill_masked
 
@@ -96,3 +97,78 @@ def test_model_itself_sees_the_missing_data():
     trace = poutine.trace(lambda: None).get_trace()
     fill_masked(trace)
     assert not [name for name in trace.nodes if name == "y"]
+
+
+def scaled(y, known):
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    with pyro.plate("data", len(y)), poutine.scale(scale=3.0):
+        pyro.sample("y", dist.Normal(0.0, scale), obs=y, obs_mask=known)
+
+
+def test_predictions_of_known_data_are_not_scaled():
+    """They integrate to one, as the cube of a density would not: the scale keeps its law."""
+    y, known = torch.tensor([0.5, -1.0, torch.nan]), torch.tensor([True, True, False])
+    potential = ModelPotential(scaled, y, known)
+    q = potential.initial(4)
+    values = potential.constrain(q)
+    law = dist.Normal(0.0, values["scale"][:, None])
+    log_prob = law.log_prob(values["y_unobserved"])
+    log_prob = log_prob[:, :2].sum(-1) + 3.0 * log_prob[:, 2] + 3.0 * law.log_prob(y[:2]).sum(-1)
+    prior = dist.HalfNormal(1.0).log_prob(values["scale"]) + q[:, 0]  # with the Jacobian of exp
+    torch.testing.assert_close(potential(q), -(log_prob + prior))
+
+
+def test_a_mask_within_an_event_hides_nan():
+    def model(y):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        law = dist.Normal(loc, 1.0).expand(y.shape).mask(~y.isnan()).to_event(1)
+        pyro.sample("y", law, obs=y)
+
+    value, grad = ModelPotential(model, torch.tensor([1.0, torch.nan])).value_and_grad(
+        torch.tensor([[0.0]])
+    )
+    assert value.isfinite()
+    assert grad.tolist() == [[-1.0]]
+
+
+def mixture(y, known):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    parts = dist.Normal(torch.stack([loc, loc + 1.0]), 1.0)
+    law = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.5, 0.5])), parts)
+    with pyro.plate("data", len(y)), poutine.mask(mask=known):
+        pyro.sample("y", law, obs=y)
+
+
+def sphere(y, known):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    with pyro.plate("data", len(y)), poutine.mask(mask=known):
+        pyro.sample("y", dist.ProjectedNormal(loc), obs=y)
+
+
+@pytest.mark.parametrize(("model", "y"), [(mixture, torch.randn(3)), (sphere, torch.eye(3))])
+def test_data_of_any_law_may_be_masked(model, y):
+    known = torch.tensor([True, False, True])
+    potential = ModelPotential(model, y, known)
+    q = potential.initial(3)
+    ours = potential.value_and_grad(q)
+    without = ModelPotential(model, y[known], known[known]).value_and_grad(q)
+    torch.testing.assert_close(ours, without)
+
+
+@pytest.mark.parametrize("datum", [1.5, 2, [1.0]])
+def test_data_that_are_no_tensors_are_refused(datum):
+    def model():
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=datum)
+
+    with pytest.raises(ModelError, match=r"data of site 'y' are .*a tensor is wanted"):
+        ModelPotential(model)
+
+
+def test_there_may_be_no_data():
+    def model(y):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+    value = ModelPotential(model, torch.empty(0))(torch.zeros(2, 1))
+    assert value.tolist() == pytest.approx([0.9189385332] * 2)

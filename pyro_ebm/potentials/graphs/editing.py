@@ -43,8 +43,18 @@ class Editor:
             return False
         if steps(one) == steps(two):
             return True
-        is_free = all(is_pointwise(user) or user.target in _REDUCTIONS for user in node.users)
-        return is_free and one.is_contiguous() and _is_in_order(two)
+        is_in_order = one.is_contiguous() and _is_in_order(two)
+        return is_in_order and all(self._is_free(user, node, other) for user in node.users)
+
+    def _is_free(self, user: Any, node: fx.Node, other: fx.Node) -> bool:
+        """Whether the result of a node lies in memory as before if one operand lies otherwise."""
+        if user.target in _REDUCTIONS:
+            return True
+        if not is_pointwise(user) or user not in self.tensors:
+            return False
+        swapped: Any = fx.map_arg((user.args, user.kwargs), lambda n: other if n is node else n)
+        values: Any = fx.map_arg(swapped, self.tensors.__getitem__)
+        return steps(user.target(*values[0], **values[1])) == steps(self.tensors[user])
 
 
 def is_pointwise(node: fx.Node) -> bool:

@@ -73,6 +73,8 @@ class _Substituter(Editor):
         places = {(tuple(p.args[1]), *p.args[2:3], *p.args[5:]) for p in padded}
         if len(padded) < 2 or len(others) > 1 or len(places) != 1:
             return None
+        if any(self.is_written(term.args[0]) for term in padded):
+            return None
         sizes, dim, step = next(iter(places))
         parts = sorted((_part(term, sizes[dim]) for term in padded), key=itemgetter(0, 1))
         stops = [0, *(part.stop for part in parts)]
@@ -91,8 +93,6 @@ class _Substituter(Editor):
         """Of a sum, through sums that nothing else uses."""
         terms: list[Any] = []
         for part in node.args:
-            if not isinstance(part, fx.Node):
-                return []
             is_ours = len(part.users) == 1 and not self.is_written(part)
             terms += self._terms(part) if _is_sum(part) and is_ours else [part]
         return terms
@@ -154,7 +154,8 @@ class _Substituter(Editor):
 
 
 def _is_sum(node: fx.Node) -> bool:
-    return node.target is _aten.add.Tensor and not node.kwargs
+    are_tensors = all(isinstance(part, fx.Node) for part in node.args)
+    return node.target is _aten.add.Tensor and are_tensors and not node.kwargs
 
 
 def _part(term: Any, size: int) -> _Part:

@@ -129,6 +129,14 @@ def padded_then_written(x):
     return first + second, y.clone()
 
 
+def padded_then_written_with_a_rest(x):
+    y = x.exp()
+    pad = torch.ops.aten.slice_backward.default
+    first, second = pad(y, [2, 6], 1, 0, 3, 1), pad(x, [2, 6], 1, 3, 6, 1)
+    y.zero_()
+    return first + second + x.sum(), y.clone()
+
+
 WRITING = [
     into_a_copy,
     into_an_operand,
@@ -137,6 +145,7 @@ WRITING = [
     into_equal_constants,
     shape_in_place,
     padded_then_written,
+    padded_then_written_with_a_rest,
 ]
 
 
@@ -149,6 +158,12 @@ def parts_with_gaps_and_a_rest(x):
     pad = torch.ops.aten.slice_backward.default
     parts = pad(x, [2, 9], 1, 1, 4, 1) + pad(2.0 * x, [2, 9], 1, -3, 2**62, 1)
     return (parts + x.sum(), parts.exp())
+
+
+def parts_with_a_number(x):
+    pad = torch.ops.aten.slice_backward.default
+    parts = pad(2.0 * x, [2, 9], 1, 3, 6, 1) + pad(3.0 * x, [2, 9], 1, 6, 9, 1)
+    return ((pad(x, [2, 9], 1, 0, 3, 1) + 2.0) + parts,)
 
 
 def signs_and_factors(x):
@@ -180,6 +195,13 @@ def strange_layouts(x):
     return transposed.contiguous().view(6), wide.view(4, 6), x.T.exp().T.view(-1)
 
 
+def expanded_in_another_layout(x):
+    """Pointwise results lie as their first operand that is not expanded."""
+    first = x[:, :1].expand(2, 3).exp()
+    other = (torch.eye(3) @ x.T).T
+    return ((first * other).view(6),)
+
+
 def expanded(x):
     wide = x.unsqueeze(-1).expand(2, 3, 5)
     y = torch.arange(5.0)
@@ -196,6 +218,8 @@ def constant_results(x):
         *WRITING,
         overlapping_parts,
         parts_with_gaps_and_a_rest,
+        parts_with_a_number,
+        expanded_in_another_layout,
         signs_and_factors,
         counting,
         types,
