@@ -110,8 +110,8 @@ class ReplicaExchange(Recipe[ReplicaState]):
         swap_rates: Acceptance of the swaps of neighbours ``(R - 1,)``; warm-up writes them here.
 
     Raises:
-        ModelError: If the kernel does not leave its law invariant, keeps a momentum, or moves
-            chains in lockstep.
+        ModelError: If the kernel does not leave its law invariant, keeps a momentum, or adapts
+            itself (``ChEESHMC`` without a ``trajectory_length``).
 
     References:
         Geyer (1991), Markov chain Monte Carlo maximum likelihood; Syed, Bouchard-Cote,

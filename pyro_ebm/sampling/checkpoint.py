@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.core.files import read_tensors, write_tensors
+from pyro_ebm.core.files import check_writable, read_tensors, write_tensors
 from pyro_ebm.core.interrupts import uninterrupted
 from pyro_ebm.sampling.chains import ChainRun
 from pyro_ebm.sampling.fingerprint import (
@@ -45,6 +45,14 @@ class Checkpoint:
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path, seconds
         self._next = 0.0
+
+    def check_free(self) -> None:
+        """Refuse to begin a run in a file that holds one.
+
+        Raises:
+            OSError: If there is a file, or none can be written.
+        """
+        check_writable(self.path, None, advice=f"MCMC.load({str(self.path)!r}, kernel)")
 
     def save_if_due(self, content: Callable[[], Content]) -> None:
         """Write the file if the last time is long enough ago."""

@@ -64,7 +64,7 @@ class MCMC:
             starts are uniform on [-2, 2] in unconstrained coordinates, tried again where the
             density is not finite.
         thinning: Keep every ``thinning``-th draw.
-        save_warmup: Keep the steps of warm-up too.
+        save_warmup: Keep warm-up, too: of each chain as many transitions as the slowest made.
         disable_progbar: Show no progress bar.
         generator: Source of randomness; by default seeded from torch's global one.
         compile: Compile potential, transition and storage into graphs of one or several steps.
@@ -147,11 +147,9 @@ class MCMC:
             check_free(self.stream)
         self._checkpoint: Checkpoint | None = None
         if checkpoint is not None:
-            path = Path(checkpoint)
-            check_writable(path, None, advice=f"MCMC.load({str(path)!r}, kernel)")
-            self._checkpoint = Checkpoint(
-                path, check_positive("checkpoint_every", checkpoint_every)
-            )
+            every = check_positive("checkpoint_every", checkpoint_every)
+            self._checkpoint = Checkpoint(Path(checkpoint), every)
+            self._checkpoint.check_free()
 
     @classmethod
     def load(
@@ -186,6 +184,7 @@ class MCMC:
                 ``run(...)``, if the model, the data or the device are.
             ValueError: If there are to be less draws than before, or none were streamed.
         """
+        check_kernel(kernel)
         saved = SavedRun(Path(path), kernel)
         settings = saved.settings
         if num_samples is not None:
@@ -213,10 +212,12 @@ class MCMC:
         """Sample; arguments go to the Pyro model. A second run tunes anew and replaces the draws.
 
         Raises:
-            NonFiniteError: If no finite start is found, or half of the chains leave for
-                infinity.
+            FileExistsError: If the checkpoint is that of an earlier run.
+            NonFiniteError: If no finite start is found, or half of the chains go to infinity.
             StepSizeError: If warm-up finds no step size.
         """
+        if self._checkpoint is not None and self._saved is None:
+            self._checkpoint.check_free()
         self._run = self._chains = self.warmup_chains = self._results = None
         self.kernel = self._recipe
         self.potential = as_potential(self.kernel.target, *args, **kwargs)
@@ -325,9 +326,8 @@ class MCMC:
     def _advance(self, run: ChainRun) -> None:
         """Run, and save now and then if that is wanted."""
         checkpoint = self._checkpoint
-        is_hidden = self.disable_progbar or self._ranks.rank > 0
         total = self.warmup_steps + self.num_samples * self.thinning
-        with Progress(total, disable=is_hidden) as progress:
+        with Progress(total, disable=self.disable_progbar or self._ranks.rank > 0) as progress:
             if checkpoint is None:
                 run.run(progress)
                 return

@@ -117,7 +117,7 @@ def gather_together(ranks: Ranks, parts: Sequence[Tensor]) -> list[Tensor]:
     everywhere = ranks.gather(torch.cat(columns, dim=-1))
     split = everywhere.split([column.shape[-1] for column in columns], dim=-1)
     return [
-        found.reshape(-1, *part.shape[1:]).to(part.dtype)
+        found.reshape(len(everywhere), *part.shape[1:]).to(part.dtype)
         for found, part in zip(split, parts, strict=True)
     ]
 

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.types import Chains, Potential
 from pyro_ebm.sampling.storage import DrawStorage
 from pyro_ebm.sampling.summary import to_numbers, to_numpy
@@ -25,7 +26,8 @@ _FEWEST_FREE_STEPS = 16
 class DrawStore:
     """A zarr store with the groups ``posterior`` and ``sample_stats`` that ArviZ expects.
 
-    It has room for all draws from the beginning; those that are not there yet are NaN.
+    It has room for all draws from the beginning; those that are not there yet are NaN, and 0 or
+    False where values are whole numbers or booleans.
 
     Args:
         path: Folder of the store.
@@ -33,11 +35,13 @@ class DrawStore:
 
     Raises:
         ModuleNotFoundError: If zarr is not installed.
+        ModelError: If a site has a slash in its name, which would be a folder of the store.
     """
 
     def __init__(self, path: Path, potential: Potential) -> None:
         self.path, self._potential = path, potential
         self._zarr = import_zarr()
+        _check_names(potential)
 
     def write(self, first: int, block: Chains) -> None:
         """Write the draws ``first``, ``first + 1``, ... of all chains.
@@ -230,6 +234,16 @@ def import_zarr() -> Any:
             "stream=... writes a zarr store, but zarr is not installed: "
             "install the extra stream (pip install zarr xarray)."
         ) from error
+
+
+def _check_names(potential: Potential) -> None:
+    generator = torch.Generator(potential.device).manual_seed(0)
+    sites = potential.constrain(potential.initial(1, generator=generator))
+    if nested := [name for name in sites if "/" in name]:
+        raise ModelError(
+            f"the sites {nested} cannot be streamed: a slash in a name would make folders of the "
+            "store. Name them otherwise, or keep the draws in memory (no stream=...)."
+        )
 
 
 def check_free(path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import arviz as az
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_probability
@@ -20,8 +21,12 @@ HAS_DATATREE = int(az.__version__.split(".")[0]) >= 1
 
 
 def to_numpy(draws: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of the same type and shape."""
-    return {name: value.detach().cpu().numpy() for name, value in draws.items()}
+    """Arrays of the same shape, and type but for bfloat16, which NumPy has not."""
+    return {name: _known_to_numpy(value.detach().cpu()).numpy() for name, value in draws.items()}
+
+
+def _known_to_numpy(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.bfloat16 else value
 
 
 def to_numbers(draws: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

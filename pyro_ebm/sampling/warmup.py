@@ -222,9 +222,9 @@ class WarmUp:
         if self._tuner is not None:
             self._replace(step_size=self._tuner.update(acceptance))
         if self._estimates_scale:
-            told = state.position, ~self._frozen()
-            position, moves = gather_together(self._ranks, told)
-            self._pooled.update(within_reach(position[moves]))
+            told = state.position, self._hardly_moved()
+            position, stand = gather_together(self._ranks, told)
+            self._pooled.update(within_reach(position[~_unless_most(stand)]))
 
     def _close_window(self, state: Any) -> Any:
         self._num_transitions += self._progress.num_transitions
@@ -263,19 +263,18 @@ class WarmUp:
         return map_fields(lambda field: chains_innermost(field[source]), state)
 
     def _lost(self, energy: Tensor) -> Tensor:
-        frozen = self._frozen() & (self._num_steps >= _FEWEST_TO_FREEZE)
-        energies, are_frozen = gather_together(self._ranks, (energy, frozen))
+        energies, stand = gather_together(self._ranks, (energy, self._hardly_moved()))
+        are_frozen = _unless_most(stand) & (self._num_steps >= _FEWEST_TO_FREEZE)
         high = torch.zeros_like(are_frozen)
         high[~are_frozen] = is_high(energies[~are_frozen])
-        return frozen | high.chunk(self._ranks.size)[self._ranks.rank]
+        return (are_frozen | high).chunk(self._ranks.size)[self._ranks.rank]
 
-    def _frozen(self) -> Tensor:
-        """Chains ``(C,)`` that hardly moved in this window, if that is not most of them.
+    def _hardly_moved(self) -> Tensor:
+        """Chains ``(C,)`` of this rank that hardly moved in this window.
 
         Where they are says nothing of the target, and a few of them far out make scales too large.
         """
-        frozen = self._accepted < _FROZEN_ACCEPTANCE * self._num_steps
-        return frozen & (2 * frozen.sum() <= len(frozen))
+        return self._accepted < _FROZEN_ACCEPTANCE * self._num_steps
 
     def _new_tuner(self, window: Window, state: Any) -> DualAveraging | None:
         if not self._tunes_step_size:
@@ -302,6 +301,11 @@ class WarmUp:
 
     def _replace(self, **changes: Any) -> None:
         self.kernel = dataclasses.replace(self.kernel, **changes)  # type: ignore[type-var]  # kernels are dataclasses
+
+
+def _unless_most(chains: Tensor) -> Tensor:
+    """These chains, or none if they are most."""
+    return chains & (2 * chains.sum() <= len(chains))
 
 
 class _Progress:

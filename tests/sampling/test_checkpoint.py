@@ -87,6 +87,25 @@ def test_refuses_another_kernel(tmp_path, kernel, message):
         MCMC.load(path, kernel)
 
 
+@pytest.mark.parametrize("kernel", [regression, NUTS, pyro.infer.NUTS(regression)])
+def test_says_what_is_no_kernel(tmp_path, kernel):
+    path = tmp_path / "run.pt"
+    saved(path, MALA(STANDARD))
+    with pytest.raises(ModelError, match="is wanted"):
+        MCMC.load(path, kernel)
+
+
+def test_a_second_run_does_not_replace_the_file_of_the_first(tmp_path):
+    path = tmp_path / "run.pt"
+    mcmc = driver(MALA(STANDARD), checkpoint=path)
+    mcmc.run()
+    content, draws = path.read_bytes(), mcmc.chains.positions
+    with pytest.raises(FileExistsError, match=r"continue it with MCMC\.load"):
+        mcmc.run()
+    assert path.read_bytes() == content
+    assert torch.equal(mcmc.chains.positions, draws)
+
+
 def test_refuses_another_kernel_inside(tmp_path):
     path = tmp_path / "run.pt"
     saved(path, ReplicaExchange(MALA(STANDARD), num_replicas=2))

@@ -97,6 +97,7 @@ def test_one_message_holds_parts_of_every_shape_and_type():
         torch.randn(3, generator=generator, dtype=torch.float64),
         torch.tensor([True, False, True]),
         torch.tensor([2**40 + 1, -7, 0]),
+        torch.empty(3, 2, 0, 5),
     ]
     found = gather_together(ranks, parts)
     assert ranks.num_messages == 1

@@ -284,6 +284,7 @@ def test_half_precision_runs(kernel):
     mcmc = run(kernel(energy), 40, 40, num_chains=8)
     assert mcmc.get_samples()["x"].dtype == torch.bfloat16
     assert mcmc.chains.stats["acceptance_rate"].mean() > 0.3
+    assert mcmc.diagnostics()["x"]["n_eff"].shape == (3,)
 
 
 def test_sites_of_different_types_come_back_as_they_were():

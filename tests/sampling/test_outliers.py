@@ -94,6 +94,22 @@ class SecondOfTwo:
         return torch.cat([part.clamp(max=1.0), part])
 
 
+class OneOfMany:
+    """A rank with one chain, as the others have, which move well."""
+
+    rank, size = 0, 9
+
+    def gather(self, part):
+        energy, _ = part.unbind(-1)
+        return torch.cat([part, torch.stack([energy, torch.zeros(1)], -1).expand(8, 2)])
+
+
+def test_a_chain_that_is_alone_on_its_rank_may_be_the_only_frozen_one():
+    warm_up = warmup.WarmUp(MALA(step_size=1.0), None, torch.Generator(), ranks=OneOfMany())
+    warm_up._num_steps, warm_up._accepted = 100, torch.zeros(1)
+    assert warm_up._lost(torch.zeros(1)).tolist() == [True]
+
+
 def test_nobody_is_high_among_few_or_equal_chains():
     assert not is_high(torch.tensor([0.0, 0.1, 0.2, 1e4])).any()
     assert not is_high(torch.zeros(64).index_fill(0, torch.tensor([7]), 3.0)).any()

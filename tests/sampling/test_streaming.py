@@ -6,10 +6,13 @@ import random
 import sys
 import time
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
 
+from pyro_ebm.core.checks import ModelError
 from pyro_ebm.kernels import MALA, NUTS
 from pyro_ebm.sampling import MCMC, checkpoint
 from pyro_ebm.sampling.storage import DrawStorage
@@ -225,6 +228,17 @@ def test_refuses_paths_before_sampling(tmp_path):
     for action in (mcmc.run, lambda: driver(kernel, stream=path)):
         with pytest.raises(FileExistsError, match="would be overwritten: give another path"):
             action()
+
+
+def test_names_of_folders_are_refused_before_sampling(tmp_path):
+    def model():
+        pyro.sample("a/x", dist.Normal(0.0, 1.0))
+        pyro.deterministic("a/y", torch.zeros(()))
+
+    mcmc = driver(MALA(model), stream=tmp_path / "draws.zarr")
+    with pytest.raises(ModelError, match=r"sites \['a/x', 'a/y'\] cannot be streamed"):
+        mcmc.run()
+    assert not (tmp_path / "draws.zarr").exists()
 
 
 def test_says_that_zarr_is_missing(tmp_path, monkeypatch):
