@@ -141,7 +141,8 @@ def _kept_warmup(run: Run) -> Warmup:
         raise ValueError(
             "warmup=True, but the run has kept no steps of warm-up: run with save_warmup=True "
             "(an argument of MCMC, as_pyro_kernel, RecordingNUTS and RecordingHMC) and "
-            "warmup_steps > 0."
+            "warmup_steps > 0, and more of them if a chain has not made a single transition: as "
+            "many are kept as the slowest chain has made."
         )
     return run.warmup
 
