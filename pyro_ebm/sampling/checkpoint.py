@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,15 @@ class Checkpoint:
             OSError: If there is a file, or none can be written.
         """
         check_writable(self.path, None, advice=f"MCMC.load({str(self.path)!r}, kernel)")
+
+    @contextmanager
+    def during(self, content: Callable[[], Content]) -> Iterator[Callable[[], None]]:
+        """Save before a run and after it, whatever ends it; gives what to call after each step."""
+        self.save(content)
+        try:
+            yield lambda: self.save_if_due(content)
+        finally:
+            self.save(content)
 
     def save_if_due(self, content: Callable[[], Content]) -> None:
         """Write the file if the last time is long enough ago."""

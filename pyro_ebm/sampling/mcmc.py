@@ -300,8 +300,7 @@ class MCMC:
         room = self.num_samples, self.thinning
         if self.stream is None:
             return DrawStorage(*room)
-        store = DrawStore(self.stream, self.potential)
-        return StreamedStorage(*room, store, self.stream_memory)
+        return StreamedStorage(*room, DrawStore(self.stream, self.potential), self.stream_memory)
 
     def _begun(self) -> ChainRun:
         if self.stream is not None:
@@ -325,17 +324,13 @@ class MCMC:
 
     def _advance(self, run: ChainRun) -> None:
         """Run, and save now and then if that is wanted."""
-        checkpoint = self._checkpoint
         total = self.warmup_steps + self.num_samples * self.thinning
         with Progress(total, disable=self.disable_progbar or self._ranks.rank > 0) as progress:
-            if checkpoint is None:
+            if self._checkpoint is None:
                 run.run(progress)
                 return
-            checkpoint.save(self._content)
-            try:
-                run.run(progress, lambda: checkpoint.save_if_due(self._content))
-            finally:
-                checkpoint.save(self._content)
+            with self._checkpoint.during(self._content) as save_if_due:
+                run.run(progress, save_if_due)
 
     def _content(self) -> dict[str, Any]:
         if self._run is None:
@@ -392,8 +387,13 @@ class MCMC:
         assert self._results is not None
         return self._results
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the run itself, which holds functions: draws in memory are kept."""
+        return self.__dict__ | {"_run": None, "_compiler": None}
+
     def __repr__(self) -> str:
-        drawn = 0 if self._run is None else self._run.storage.num_complete
+        kept = 0 if self._chains is None else self._chains.positions.shape[1]
+        drawn = kept if self._run is None else self._run.storage.num_complete
         return (
             f"MCMC({self.kernel!r}, num_samples={self.num_samples}, "
             f"warmup_steps={self.warmup_steps}, num_chains={self.num_chains}, drawn={drawn})"
