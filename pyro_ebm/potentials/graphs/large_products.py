@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_ebm.potentials.graphs.onednn import PRODUCT, is_onednn_there
+from pyro_ebm.potentials.graphs.onednn import BIASED_PRODUCT, PRODUCT, is_onednn_there
 from pyro_ebm.potentials.graphs.orientation import is_transpose
 from pyro_ebm.potentials.graphs.sums import is_precise
 
-_MM = torch.ops.aten.mm.default
+_BY_ONEDNN: dict[Any, Any] = {
+    torch.ops.aten.mm.default: PRODUCT,
+    torch.ops.aten.addmm.default: BIASED_PRODUCT,
+}
 
 _LARGE = 2**21
 """Multiplications: a call of oneDNN takes some ten microseconds more than one of BLAS."""
@@ -47,10 +50,11 @@ def use_onednn(graph: fx.Graph, tensors: Mapping[fx.Node, Tensor]) -> None:
     if not (is_onednn_there() and is_precise(torch.float32)):
         return
     for node in graph.nodes:
-        if node.target is _MM and all(part in tensors for part in node.args):
-            one, two = (tensors[part] for part in node.args)
-            if _is_worth_it(one, two):
-                node.target = PRODUCT
+        is_product = node.target in _BY_ONEDNN and not node.kwargs
+        if is_product and all(part in tensors for part in node.args):
+            *bias, one, two = (tensors[part] for part in node.args)
+            if _is_worth_it(one, two) and all(_is_row(part, two) for part in bias):
+                node.target = _BY_ONEDNN[node.target]
 
 
 def _is_worth_it(one: Tensor, two: Tensor) -> bool:
@@ -66,6 +70,11 @@ def _is_worth_it(one: Tensor, two: Tensor) -> bool:
 def _is_plain(matrix: Tensor) -> bool:
     is_strided = matrix.layout is torch.strided and matrix.device.type == "cpu"
     return is_strided and matrix.dtype == torch.float32
+
+
+def _is_row(bias: Tensor, two: Tensor) -> bool:
+    """Whether there is one number for each column."""
+    return _is_plain(bias) and bias.shape == two.shape[1:]
 
 
 def straighten_weights(module: fx.GraphModule) -> None:

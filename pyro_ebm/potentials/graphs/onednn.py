@@ -1,4 +1,4 @@
-"""The product of two matrices by oneDNN, as an operation that can be compiled."""
+"""The product of two matrices by oneDNN, as operations that can be compiled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from torch import Tensor
 
 def _product(one: Tensor, two: Tensor) -> Tensor:
     """``one @ two``: of torch's own name for it the compiler wants constants on the right."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(one, two.mT, None, "none", [], "")
+    return _linear(one, two, None)
+
+
+def _biased(bias: Tensor, one: Tensor, two: Tensor) -> Tensor:
+    """``bias + one @ two``, with one number of the bias for each column."""
+    return _linear(one, two, bias.contiguous())  # others are read as if they were
+
+
+def _linear(one: Tensor, two: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(one, two.mT, bias, "none", [], "")
     return result
 
 
@@ -17,12 +26,19 @@ def _shaped(one: Tensor, two: Tensor) -> Tensor:
 
 
 _LIBRARY = torch.library.Library("pyro_ebm", "FRAGMENT")
-_LIBRARY.define("product(Tensor one, Tensor two) -> Tensor", tags=(torch.Tag.flexible_layout,))
+_TAGS = (torch.Tag.flexible_layout,)
+_LIBRARY.define("product(Tensor one, Tensor two) -> Tensor", tags=_TAGS)
 _LIBRARY.impl("product", _product, "CPU")
 _LIBRARY.impl("product", _shaped, "Meta")
+_LIBRARY.define("biased_product(Tensor bias, Tensor one, Tensor two) -> Tensor", tags=_TAGS)
+_LIBRARY.impl("biased_product", _biased, "CPU")
+_LIBRARY.impl("biased_product", lambda bias, one, two: _shaped(one, two), "Meta")
 
 PRODUCT = torch.ops.pyro_ebm.product.default
 """``aten.mm`` by oneDNN, in float32 on a CPU; not all layouts are right, or fast, in it."""
+
+BIASED_PRODUCT = torch.ops.pyro_ebm.biased_product.default
+"""``aten.addmm`` likewise; the bias must be a vector, one number for each column."""
 
 
 def is_onednn_there() -> bool:

@@ -11,7 +11,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.potentials.graphs.onednn import PRODUCT
+from pyro_ebm.potentials.graphs.onednn import BIASED_PRODUCT, PRODUCT
 
 _ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
@@ -20,6 +20,7 @@ _COPY_FRESH = torch.ops.aten.lift_fresh_copy.default
 _SAME = {
     torch.ops.aten._unsafe_view.default: torch.ops.aten.view.default,
     PRODUCT: torch.ops.aten.mm.default,
+    BIASED_PRODUCT: torch.ops.aten.addmm.default,
 }
 """Operations that differ for autograd only, which the graph runs without, or are made elsewhere."""
 

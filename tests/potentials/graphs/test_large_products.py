@@ -9,12 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import linear
 
 from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.graphs import large_products
 from pyro_ebm.potentials.graphs.large_products import straighten_weights, use_onednn
-from pyro_ebm.potentials.graphs.onednn import PRODUCT, is_onednn_there
+from pyro_ebm.potentials.graphs.onednn import BIASED_PRODUCT, PRODUCT, is_onednn_there
 from pyro_ebm.potentials.graphs.recording import OperationRecorder
 from pyro_ebm.potentials.graphs.tracing import flat_graph, trace
 from pyro_ebm.potentials.model import ModelPotential
@@ -27,6 +28,7 @@ def _randn(*shape, seed):
 
 
 WEIGHT, CHAINS = _randn(130, 140, seed=0), _randn(140, 128, seed=2)
+BIAS = _randn(130, seed=9)
 
 pytestmark = pytest.mark.skipif(not is_onednn_there(), reason="no oneDNN here")
 
@@ -40,7 +42,7 @@ def _rewritten(function, x):
 
 
 def _num_products(module):
-    return sum(node.target is PRODUCT for node in module.graph.nodes)
+    return sum(node.target in {PRODUCT, BIASED_PRODUCT} for node in module.graph.nodes)
 
 
 TAKEN = {
@@ -52,6 +54,9 @@ TAKEN = {
     "every other column": (lambda x: WEIGHT[:, ::2] @ x[:70], CHAINS.repeat(1, 2)),
     "exactly large": (lambda x: WEIGHT[:128, :128] @ x[:128], CHAINS),
     "few chains": (lambda x: x @ WEIGHT.repeat(1, 70), _randn(2, 130, seed=4)),
+    "bias": (lambda x: linear(x, WEIGHT, BIAS), CHAINS.mT.contiguous()),
+    "bias with gaps": (lambda x: linear(x, WEIGHT, BIAS.repeat_interleave(2)[::2]), CHAINS.mT),
+    "bias of chains": (lambda x: torch.addmm(x[0], WEIGHT, x), CHAINS),
 }
 LEFT = {
     "small": (lambda x: WEIGHT[:128, :127] @ x[:127], CHAINS),
@@ -63,6 +68,9 @@ LEFT = {
     "part of the right matrix": (lambda x: WEIGHT[:, :132] @ x[:132, :127], CHAINS),
     "few chains and a copy": (lambda x: WEIGHT.repeat(1, 20).mT @ x, _randn(130, 60, seed=5)),
     "sparse": (lambda x: WEIGHT.to_sparse() @ x, CHAINS),
+    "matrix of biases": (lambda x: torch.addmm(x[:130], WEIGHT, x), CHAINS),
+    "one bias": (lambda x: torch.addmm(BIAS[:1], WEIGHT, x), CHAINS),
+    "part of a bias": (lambda x: torch.addmm(BIAS, x.mT, WEIGHT.mT, beta=0.5), CHAINS),
 }
 
 
