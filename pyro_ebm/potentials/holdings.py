@@ -102,7 +102,8 @@ def _places(item: Any) -> Iterator[tuple[Any, Any]]:
     """Where an object keeps other objects."""
     if isinstance(item, nn.Module):
         for table in (item._parameters, item._buffers, item._modules):
-            yield from ((table, key) for key in table)
+            entries = table if isinstance(table, dict) else dict(table.items())  # TorchScript's
+            yield from ((entries, key) for key in entries)
     elif isinstance(item, _CONTAINERS):
         keys = item if isinstance(item, dict) else range(len(item))
         yield from ((item, key) for key in keys if len(item) <= _MOST_ENTRIES)
@@ -150,7 +151,9 @@ def _is_users(item: Any) -> bool:
     """Whether an object has attributes of the user's making."""
     if isinstance(item, (type, FunctionType, *_CONTAINERS)) or not hasattr(item, "__dict__"):
         return False
-    return isinstance(item, (Messenger, Distribution)) or not _is_library(type(item).__module__)
+    return isinstance(item, (Messenger, Distribution, nn.Module)) or not _is_library(
+        type(item).__module__
+    )
 
 
 def _is_library(module: str | None) -> bool:

@@ -93,6 +93,8 @@ class ModelPotential(Summable):
         check_no_randomness(model, lambda: self._scalar(point))
         second = self.at(point)
         check_supports(self.prototype, second.trace)
+        self._point = point.detach()
+        """Where the model has been executed without an error."""
         self._has_static_supports = _same_transforms(self.sites, second.transforms, self.device)
         self._holdings = Holdings((model, args, kwargs))
         self._param_names = _param_names(self.prototype)
@@ -251,9 +253,8 @@ class ModelPotential(Summable):
 
     def _transforms_now(self) -> dict[str, Transform]:
         """Those of one execution: a support may hold a parameter or datum that has changed."""
-        zeros = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
         with torch.no_grad():
-            return self.placed.fixed_at(zeros, self.sites).transforms
+            return self.placed.fixed_at(self._point, self.sites).transforms
 
     def _replayed(self, q: Tensor) -> dict[str, Tensor]:
         trace = self.placed.fixed_at(q, self.sites).trace

@@ -111,7 +111,7 @@ class _PlaceUnconstrained(Messenger):
         scale would not integrate to one, so that scales are for what is not known.
         """
         name, suffix, _ = msg["name"].rpartition("_unobserved")
-        if suffix and f"{name}_observed" in self._observed:
+        if suffix and f"{name}_observed" in self._observed and msg["mask"] is not None:
             is_unknown, msg["mask"] = msg["mask"], None
             if isinstance(msg["scale"], Tensor) or msg["scale"] != 1.0:
                 dtype = next(iter(self.unconstrained.values())).dtype

@@ -7,6 +7,7 @@ from functools import singledispatch
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from pyro_ebm.core.types import PotentialTerm
 from pyro_ebm.potentials.compose import SumPotential
@@ -15,15 +16,22 @@ from pyro_ebm.potentials.graphs.tracing import TracedFunction, check_follows, tr
 from pyro_ebm.potentials.holdings import Holdings, same
 from pyro_ebm.potentials.kept_graphs import KeptGraphs, versions
 from pyro_ebm.potentials.noise_conditional import NoiseConditionalPotential, NoiseConditionalSum
+from pyro_ebm.potentials.randomness import RandomnessDetector
+
+_MOST_PLACES = 2000
+"""What an energy holds is read for each gradient; more would take longer than it saves."""
+
+_EXITS = frozenset({"numpy", "tolist", "data_ptr", "__array__", "__dlpack__"})
+"""Functions of a tensor by which its numbers leave torch, unseen by graphs."""
 
 
 class RecordedEnergy:
     """An energy potential whose value and gradient are recorded once, as those of models are.
 
-    The graph is made anew when a tensor or number that the energy holds is replaced. An energy
-    that a graph would not follow runs as it is written: one that branches on its input, leaves
-    torch, draws random numbers, or changes what it holds (a counter, say). All else is that of
-    the potential.
+    An energy that a graph would not follow runs as it is written: one that branches on its input,
+    selects by it, leaves torch, draws random numbers, or changes what it holds (a counter, say).
+    So does one from then on of which a tensor or number is replaced by others; what is changed
+    in place is followed. All else is that of the potential.
 
     >>> import torch
     >>> potential = RecordedEnergy(EnergyPotential(torch.sin, event_shape=()))
@@ -34,35 +42,44 @@ class RecordedEnergy:
 
     def __init__(self, potential: EnergyPotential) -> None:
         self._potential = potential
-        self._holdings = Holdings((potential.energy,))
+        self._holdings = Holdings((vars(potential),))
         self._graphs = KeptGraphs(self._recorded, self._holdings.now)
-        self._keeps_still: bool | None = None
+        self._held: tuple[Any, ...] = ()
+        self._is_followed: bool | None = None
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        if self._keeps_still is None:
+        if self._is_followed is None:
             return self._first(q)
-        return (self._graphs if self._keeps_still else self._potential.value_and_grad)(q.detach())
+        return (self._graphs if self._is_followed else self._potential.value_and_grad)(q.detach())
 
     def _first(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """As it is written, to see whether that changes what the energy holds."""
-        before, counts = self._held()
-        results = self._potential.value_and_grad(q)
-        after, new_counts = self._held()
-        self._keeps_still = same(before, after) and counts == new_counts
+        """As it is written, to see what it does besides."""
+        before, counts = self._look()
+        with RandomnessDetector() as randomness, _ExitDetector() as exits:
+            results = self._potential.value_and_grad(q)
+        self._held, new_counts = self._look()
+        keeps_still = same(before, self._held) and counts == new_counts
+        is_closed = not (randomness.operations or exits.functions)
+        self._is_followed = keeps_still and is_closed and len(self._held) <= _MOST_PLACES
         # Runs that go on begin here, too, so that this must not be another rounding.
-        return self._graphs(q.detach()) if self._keeps_still else results
+        return self._graphs(q.detach()) if self._is_followed else results
 
     def _recorded(self, q: Tensor) -> TracedFunction:
+        traced = self._traced(q) if same(self._look()[0], self._held) else None
+        self._is_followed = traced is not None
+        plain = TracedFunction(self._potential.value_and_grad, reads_numbers=False)
+        return plain if traced is None else traced
+
+    def _traced(self, q: Tensor) -> TracedFunction | None:
         plain = self._potential.value_and_grad
-        held, _ = self._held()
         try:
-            traced = trace(plain, q, held)
+            traced = trace(plain, q, self._held)
             check_follows(traced.function, plain, q)
         except Exception:  # whatever stops it, what is written is right
-            return TracedFunction(plain, reads_numbers=False)
-        return traced
+            return None
+        return None if traced.reads_numbers else traced
 
-    def _held(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    def _look(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
         """What the energy holds, and how often that has been changed."""
         self._holdings.look_again()
         held = self._holdings.now()
@@ -73,6 +90,25 @@ class RecordedEnergy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._potential, name)
+
+
+class _ExitDetector(TorchFunctionMode):
+    """Collect the names of functions by which numbers leave torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: list[str] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in _EXITS:
+            self.functions.append(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 @singledispatch

@@ -167,6 +167,8 @@ def _example(distribution: Any) -> Tensor:
 
 
 def _parameter(distribution: Any) -> Tensor:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
     parts = [*vars(distribution).values(), torch.empty(0)]
     tensors = (part for part in parts if isinstance(part, Tensor) and part.is_floating_point())
     return next(tensors)

@@ -222,8 +222,7 @@ class MCMC:
         self.kernel = self._recipe
         self.potential = as_potential(self.kernel.target, *args, **kwargs)
         self._arguments = args, kwargs
-        saved = self._saved
-        self._run = chain_run = self._begun() if saved is None else self._resumed(saved)
+        self._run = chain_run = self._resumed(self._saved) if self._saved else self._begun()
         self._saved = None  # only now: a call with other data by mistake loses nothing
         try:
             self._advance(chain_run)
@@ -357,7 +356,7 @@ class MCMC:
         if is_complete and self._chains is not None:
             self._chains = gathered(self._ranks, self._chains)
             self.num_restarted = total(self._ranks, run.num_restarted, self.potential.device)
-        self._results = None if self._chains is None else Results(self.potential, self._chains)
+            self._drawn().settle()
         num_drawn = run.storage.num_complete
         if num_drawn and not is_complete:
             warnings.warn(
@@ -384,7 +383,8 @@ class MCMC:
     def _drawn(self) -> Results:
         if self.chains is None:
             raise RuntimeError("there are no draws yet: call run(...) first.")
-        assert self._results is not None
+        if self._results is None:
+            self._results = Results(self.potential, self.chains)
         return self._results
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from pyro_ebm.sampling.summary import site_statistics, summary_table
 class Results:
     """The draws of a run and what users ask of them, made when they first ask.
 
-    With parameters in the model it is made at once, since others may change them.
-
     Args:
         potential: What was sampled.
         chains: Draws in its unconstrained coordinates.
@@ -25,8 +23,11 @@ class Results:
 
     def __init__(self, potential: Potential, chains: Chains) -> None:
         self._potential, self._chains = potential, chains
-        if getattr(potential, "has_parameters", False):
-            _ = self.sites  # while parameters are those of the run
+
+    def settle(self) -> None:
+        """Make what others could change later: parameters are still those of the run."""
+        if getattr(self._potential, "has_parameters", False):
+            _ = self.sites
 
     @cached_property
     def sites(self) -> dict[str, Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import constraints
 
 from pyro_ebm.core.positions import chains_innermost
-from pyro_ebm.energies import MLPEnergy
+from pyro_ebm.energies import GaussianEnergy, MLPEnergy, TemperedEnergy
 from pyro_ebm.kernels import MALA
 from pyro_ebm.potentials import EnergyPotential, ModelPotential, ProximalPotential
 from pyro_ebm.potentials.graphs.onednn import is_onednn_there
@@ -114,37 +115,68 @@ class Branching(Bowl):
 
 
 class Selecting(Bowl):
-    """Works on as many numbers as are positive."""
+    """Works on as many numbers as are far out: at first on none."""
 
     def forward(self, x):
-        return super().forward(x) + x.new_zeros(len(x)).index_add(
-            0, (x[:, 0] > 0).nonzero()[:, 0], x[x[:, 0] > 0, 0]
-        )
+        far = (x[:, 0] > 3.0).nonzero()[:, 0]
+        return super().forward(x).index_add(0, far, x[far, 0]) if len(far) else super().forward(x)
+
+
+class Huber(Bowl):
+    """Puts other numbers where it is far out."""
+
+    def forward(self, x):
+        size = x.norm(dim=-1)
+        far, energy = size > 3.0, super().forward(x)
+        energy[far] = 3.0 * size[far]
+        return energy
 
 
 class OutsideTorch(Bowl):
-    """Numbers that come by NumPy."""
+    """Numbers that come by NumPy, and change far out only."""
 
     def forward(self, x):
-        size = torch.as_tensor(abs(x.detach().numpy()).sum(-1))
-        return size * super().forward(x)
+        return (1.0 + np.digitize(x.detach().numpy().max(), [3.0])) * super().forward(x)
 
 
-@pytest.mark.parametrize("cls", [Counting, Averaging, Branching, Selecting, OutsideTorch])
+class OutsideTorchAsLists(Bowl):
+    """The same by Python's numbers."""
+
+    def forward(self, x):
+        return (2.0 if max(x.flatten().tolist()) > 3.0 else 1.0) * super().forward(x)
+
+
+WITHOUT_GRAPH = [
+    Counting,
+    Averaging,
+    Branching,
+    Selecting,
+    Huber,
+    OutsideTorch,
+    OutsideTorchAsLists,
+]
+
+
+@pytest.mark.parametrize("cls", WITHOUT_GRAPH)
 def test_what_no_graph_would_follow_runs_as_it_is_written(cls):
     torch.manual_seed(0)
     energies = [cls(), cls()]
     energies[1].load_state_dict(energies[0].state_dict())
     potential = EnergyPotential(energies[1])
     ours = recorded(EnergyPotential(energies[0]))
-    for shift in (0.0, 1.0, -1.0, 0.2, -5.0):
-        assert_follows(ours, potential, torch.randn(5, 3) + shift)
+    for shift in (0.0, 0.1, -1.0, 0.2, 5.0, -5.0):
+        assert_follows(ours, potential, 0.3 * torch.randn(5, 3) + shift)
     for name, value in energies[0].state_dict().items():
         torch.testing.assert_close(value, energies[1].state_dict()[name])
 
 
 def test_randomness_stays_random():
-    ours = recorded(EnergyPotential(lambda x: (x * torch.rand(())).sum(-1), event_shape=(2,)))
+    """However little there is of it."""
+
+    def noisy(x):
+        return x.square().sum(-1) + 1e-9 * torch.rand(())
+
+    ours = recorded(EnergyPotential(noisy, event_shape=(2,)))
     q = torch.ones(4, 2)
     assert len({ours.value_and_grad(q)[0][0].item() for _ in range(10)}) == 10
 
@@ -161,6 +193,29 @@ def test_an_energy_that_raises_nearby_runs_as_it_is_written():
         assert_follows(ours, potential, 0.95 * torch.ones(4, 2))
     with pytest.raises(ValueError, match="outside"):
         ours.value_and_grad(2.0 * torch.ones(4, 2))
+
+
+def test_energies_of_the_library_may_be_tempered_on_the_way():
+    energy, q = TemperedEnergy(GaussianEnergy.standard((3,)), beta=1.0), torch.randn(5, 3)
+    ours = recorded(EnergyPotential(energy))
+    ours.value_and_grad(q)
+    energy.beta = 0.25
+    torch.testing.assert_close(ours.value_and_grad(q)[1], 0.25 * q)
+
+
+def test_modes_of_plain_modules_are_seen():
+    network = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.999), nn.Flatten(0)).eval()
+    ours, q = recorded(EnergyPotential(network, event_shape=(3,))), torch.randn(5, 3)
+    assert (ours.value_and_grad(q)[1] != 0).any()
+    network.train()
+    assert not (ours.value_and_grad(q)[1] != 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_scripted_modules_have_no_places_to_look_at():
+    network = torch.jit.trace(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), torch.randn(5, 3))
+    potential = EnergyPotential(network, event_shape=(3,))
+    assert_follows(recorded(potential), potential, torch.randn(5, 3))
 
 
 def test_terms_of_sums_are_recorded():

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.autoguide import init_to_median, init_to_value
 
@@ -91,6 +92,39 @@ def test_a_law_may_be_infeasible_at_the_first_point():
     for seed in range(20):
         pyro.set_rng_seed(seed)
         assert ModelPotential(model).dim == 2
+
+
+@pytest.mark.parametrize("kind", [dist.LogNormal, lambda *args: dist.Normal(*args).to_event(1)])
+def test_its_type_is_known_all_the_same(kind):
+    def model():
+        a = pyro.sample("a", dist.Normal(torch.zeros((), dtype=torch.float32), 1.0))
+        pyro.sample("z", kind(torch.zeros(3, dtype=torch.float32), 1.0 + 0.9 * a))
+
+    for seed in range(20):
+        pyro.set_rng_seed(seed)
+        assert ModelPotential(model).dtype == torch.float32
+
+
+def test_a_model_may_be_impossible_at_zero():
+    def model(y):
+        matrix = pyro.sample("matrix", dist.Normal(0.0, 1.0).expand([2, 2]).to_event(2))
+        mean = torch.linalg.solve(matrix, torch.ones(2))
+        pyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=y)
+
+    mcmc = MCMC(MALA(model), 5, 5, num_chains=3, disable_progbar=True)
+    mcmc.run(torch.zeros(2))
+    assert mcmc.get_samples()["matrix"].shape == (15, 2, 2)
+
+
+def test_imputation_by_hand_may_be_scaled():
+    def model(y):
+        law = dist.Normal(pyro.sample("loc", dist.Normal(0.0, 1.0)), 1.0)
+        with poutine.scale(scale=2.0):
+            pyro.sample("y_observed", law, obs=y)
+            pyro.sample("y_unobserved", law)
+
+    value = ModelPotential(model, torch.zeros(()))(torch.zeros(1, 2))
+    assert value.item() == pytest.approx(5 * 0.9189385332)
 
 
 def test_plates_need_not_tell_their_size():

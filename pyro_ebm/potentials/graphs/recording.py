@@ -15,6 +15,10 @@ from pyro_ebm.potentials.graphs.onednn import BIASED_PRODUCT, PRODUCT
 
 _ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
+_aten = torch.ops.aten
+
+_INDEXING = {_aten.index, _aten.index_put, _aten.index_put_, _aten._unsafe_index}
+
 _COPY_FRESH = torch.ops.aten.lift_fresh_copy.default
 
 _SAME = {
@@ -108,6 +112,10 @@ class OperationRecorder(TorchDispatchMode):
             self._check_independent(func, arguments)
             self.reads_numbers = True
             return func(*args, **(kwargs or {}))
+        if _makes_free_shapes(func, args) and self._depends(func, arguments):
+            raise UnbatchableError(
+                f"{_name_of(func)} works on as many numbers as a latent value says"
+            )
         result = func(*args, **(kwargs or {}))
         node = self._call(_SAME.get(func, func), arguments, keywords)
         self._bind(result, node)
@@ -137,9 +145,15 @@ class OperationRecorder(TorchDispatchMode):
     def _check_independent(self, func: Any, args: tuple[Any, ...]) -> None:
         if any(isinstance(arg, fx.Node) and arg in self._dependent for arg in args):
             raise UnbatchableError(
-                f"{func.namespace}.{func.overloadpacket.__name__} reads a number from a tensor "
-                "that depends on a latent value"
+                f"{_name_of(func)} reads a number from a tensor that depends on a latent value"
             )
+
+    def _depends(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether the input decides on the shape."""
+        decides = args[1] if func.overloadpacket in _INDEXING else args
+        found: list[fx.Node] = []
+        fx.map_arg(decides, found.append)
+        return not self._dependent.isdisjoint(found)
 
     def _bind(self, result: Any, node: fx.Node) -> None:
         self._storages[node] = frozenset()
@@ -178,6 +192,19 @@ class OperationRecorder(TorchDispatchMode):
             self._is_regular &= self._made.isdisjoint(self._storages[node])
             self._taken |= self._storages[node]
         return self._nodes[id(value)]
+
+
+def _makes_free_shapes(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the shape of the result, or of what is put into it, is found out as it runs."""
+    if func.overloadpacket in _INDEXING:
+        masks = [i for i in args[1] if i is not None and i.dtype in {torch.bool, torch.uint8}]
+        puts_one = func.overloadpacket is not _aten.index and args[2].ndim == 0
+        return bool(masks) and not puts_one
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
+def _name_of(func: Any) -> str:
+    return f"{func.namespace}.{func.overloadpacket.__name__}"
 
 
 def _drop_aliases(graph: fx.Graph) -> None:
