@@ -250,24 +250,28 @@ class WarmUp:
         thousand times as high as the bulk is deep, which takes thousands of such steps to cross.
         Nothing is kept from warm-up, so chains may be moved; ``num_restarted`` counts them.
         """
-        lost = self._lost(state.potential_energy)
-        num_lost, found = int(lost.sum()), (~lost).nonzero().flatten()
+        everyone = self._lost(state.potential_energy).chunk(self._ranks.size)
+        lost, sources = everyone[self._ranks.rank], state
+        found = (~lost).nonzero().flatten()
+        if any(bool(part.all()) for part in everyone):  # of which all ranks know
+            sources = map_fields(self._ranks.gather, state)
+            found = (~torch.cat(everyone)).nonzero().flatten()
+        num_lost = int(lost.sum())
         if num_lost == 0 or len(found) == 0:
             return state
         choice = torch.randint(
             len(found), (num_lost,), generator=self.generator, device=found.device
         )
-        source = torch.arange(len(lost), device=found.device)
-        source[lost] = found[choice]
         self.num_restarted += num_lost
-        return map_fields(lambda field: chains_innermost(field[source]), state)
+        return map_fields(lambda old, new: _put(old, lost, new[found[choice]]), state, sources)
 
     def _lost(self, energy: Tensor) -> Tensor:
+        """Chains of all ranks, one rank after another."""
         energies, stand = gather_together(self._ranks, (energy, self._hardly_moved()))
         are_frozen = _unless_most(stand) & (self._num_steps >= _FEWEST_TO_FREEZE)
         high = torch.zeros_like(are_frozen)
         high[~are_frozen] = is_high(energies[~are_frozen])
-        return (are_frozen | high).chunk(self._ranks.size)[self._ranks.rank]
+        return are_frozen | high
 
     def _hardly_moved(self) -> Tensor:
         """Chains ``(C,)`` of this rank that hardly moved in this window.
@@ -301,6 +305,12 @@ class WarmUp:
 
     def _replace(self, **changes: Any) -> None:
         self.kernel = dataclasses.replace(self.kernel, **changes)  # type: ignore[type-var]  # kernels are dataclasses
+
+
+def _put(field: Tensor, where: Tensor, values: Tensor) -> Tensor:
+    field = field.clone()
+    field[where] = values
+    return chains_innermost(field)
 
 
 def _unless_most(chains: Tensor) -> Tensor:

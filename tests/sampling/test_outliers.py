@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_ebm.kernels import HMC, MALA, ChEESHMC
+from pyro_ebm.kernels._metropolis import LangevinState
 from pyro_ebm.sampling import warmup
 from pyro_ebm.sampling.outliers import is_high, within_reach
 from tests.sampling.runs import PlainEnergy, run
@@ -82,7 +83,7 @@ def test_ranks_judge_by_the_chains_of_all():
     warm_up = warmup.WarmUp(MALA(step_size=1.0), None, torch.Generator(), ranks=SecondOfTwo())
     warm_up._num_steps, warm_up._accepted = 100, torch.ones(8)
     energy = torch.linspace(0, 1, 8).index_fill(0, torch.tensor([5]), 1000.0)
-    assert warm_up._lost(energy).nonzero().tolist() == [[5]]
+    assert warm_up._lost(energy).nonzero().tolist() == [[8 + 5]]
 
 
 class SecondOfTwo:
@@ -94,20 +95,26 @@ class SecondOfTwo:
         return torch.cat([part.clamp(max=1.0), part])
 
 
-class OneOfMany:
-    """A rank with one chain, as the others have, which move well."""
+class BesideOneThatMoves:
+    """A rank with one chain, as the other has, which is at 7 and moves well."""
 
-    rank, size = 0, 9
+    rank, size = 0, 2
 
     def gather(self, part):
-        energy, _ = part.unbind(-1)
-        return torch.cat([part, torch.stack([energy, torch.zeros(1)], -1).expand(8, 2)])
+        if part.shape[-1] == 2:  # energy, and whether it hardly moved
+            return torch.cat([part, part * torch.tensor([1.0, 0.0])])
+        return torch.cat([part, torch.full_like(part, 7.0)])
 
 
-def test_a_chain_that_is_alone_on_its_rank_may_be_the_only_frozen_one():
-    warm_up = warmup.WarmUp(MALA(step_size=1.0), None, torch.Generator(), ranks=OneOfMany())
+def test_a_chain_that_is_lost_on_its_own_goes_to_another_rank():
+    ranks = BesideOneThatMoves()
+    warm_up = warmup.WarmUp(MALA(step_size=1.0), None, torch.Generator(), ranks=ranks)
     warm_up._num_steps, warm_up._accepted = 100, torch.zeros(1)
-    assert warm_up._lost(torch.zeros(1)).tolist() == [True]
+    warm_up.num_restarted = 0
+    state = LangevinState(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1, 3))
+    state = warm_up._restart_lost_chains(state)
+    assert all((field == 7.0).all() for field in state)
+    assert warm_up.num_restarted == 1
 
 
 def test_nobody_is_high_among_few_or_equal_chains():
