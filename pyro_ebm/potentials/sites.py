@@ -148,9 +148,13 @@ def _support(site: dict[str, Any]) -> Any:
 
 
 def _is_point_mass(distribution: Any) -> bool:
+    return isinstance(_innermost(distribution), Delta)
+
+
+def _innermost(distribution: Any) -> Any:
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
+    return distribution
 
 
 def _example(distribution: Any) -> Tensor:
@@ -167,8 +171,6 @@ def _example(distribution: Any) -> Tensor:
 
 
 def _parameter(distribution: Any) -> Tensor:
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    parts = [*vars(distribution).values(), torch.empty(0)]
+    parts = [*vars(_innermost(distribution)).values(), torch.empty(0)]
     tensors = (part for part in parts if isinstance(part, Tensor) and part.is_floating_point())
     return next(tensors)

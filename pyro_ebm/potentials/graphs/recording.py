@@ -17,7 +17,8 @@ _ALIASES = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
 _aten = torch.ops.aten
 
-_INDEXING = {_aten.index, _aten.index_put, _aten.index_put_, _aten._unsafe_index}
+_READING = {_aten.index, _aten._unsafe_index}
+_PUTTING = {_aten.index_put, _aten.index_put_}
 
 _COPY_FRESH = torch.ops.aten.lift_fresh_copy.default
 
@@ -150,7 +151,7 @@ class OperationRecorder(TorchDispatchMode):
 
     def _depends(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Whether the input decides on the shape."""
-        decides = args[1] if func.overloadpacket in _INDEXING else args
+        decides = args[1] if func.overloadpacket in _READING | _PUTTING else args
         found: list[fx.Node] = []
         fx.map_arg(decides, found.append)
         return not self._dependent.isdisjoint(found)
@@ -196,11 +197,16 @@ class OperationRecorder(TorchDispatchMode):
 
 def _makes_free_shapes(func: Any, args: tuple[Any, ...]) -> bool:
     """Whether the shape of the result, or of what is put into it, is found out as it runs."""
-    if func.overloadpacket in _INDEXING:
-        masks = [i for i in args[1] if i is not None and i.dtype in {torch.bool, torch.uint8}]
-        puts_one = func.overloadpacket is not _aten.index and args[2].ndim == 0
-        return bool(masks) and not puts_one
+    if func.overloadpacket in _PUTTING:
+        return args[2].ndim > 0 and _has_mask(args[1])
+    if func.overloadpacket in _READING:
+        return _has_mask(args[1])
     return torch.Tag.dynamic_output_shape in func.tags
+
+
+def _has_mask(indices: Any) -> bool:
+    kinds = {index.dtype for index in indices if index is not None}
+    return not kinds.isdisjoint({torch.bool, torch.uint8})
 
 
 def _name_of(func: Any) -> str:

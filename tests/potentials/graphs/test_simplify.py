@@ -160,6 +160,10 @@ def parts_with_gaps_and_a_rest(x):
     return (parts + x.sum(), parts.exp())
 
 
+def reading_without_a_check(x):
+    return (torch.ops.aten._unsafe_index(x, [None, ROWS.abs()]),)
+
+
 def parts_with_a_number(x):
     pad = torch.ops.aten.slice_backward.default
     parts = pad(2.0 * x, [2, 9], 1, 3, 6, 1) + pad(3.0 * x, [2, 9], 1, 6, 9, 1)
@@ -219,6 +223,7 @@ def constant_results(x):
         overlapping_parts,
         parts_with_gaps_and_a_rest,
         parts_with_a_number,
+        reading_without_a_check,
         expanded_in_another_layout,
         signs_and_factors,
         counting,
