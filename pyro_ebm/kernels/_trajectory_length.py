@@ -25,6 +25,9 @@ _MOMENTUM, _DECAY = 0.9, 0.999
 _LARGEST_UPDATE = 0.35
 _MOST_STEPS = 1000.0
 
+_OTHER_UNITS = 2.0
+"""Factor by which a scale may change before lengths are taken to be in other units."""
+
 
 def criterion_gradient(
     start: Tensor, end: Tensor, velocity: Tensor, weight: Tensor, time: float
@@ -49,11 +52,33 @@ def criterion_gradient(
     return time * float((share.squeeze(-1) * change * dot64(end, velocity)).sum())
 
 
+def spread(start: Tensor, end: Tensor, weight: Tensor) -> float:
+    r"""Variance of :math:`|\hat z|^2` and that of :math:`|\hat z'|^2` together.
+
+    The criterion is some part of it, so that gradients in units of it are about one wherever
+    chains are: among those of chains on their way from far-out starts all others would vanish.
+
+    Args:
+        start: Where the trajectories began, ``(C, dim)``.
+        end: Where they ended.
+        weight: Acceptance ``(C,)``, some of it above zero.
+    """
+    return _distance_variance(start, torch.ones_like(weight)) + _distance_variance(end, weight)
+
+
+def _distance_variance(z: Tensor, weight: Tensor) -> float:
+    share = weight / weight.sum()
+    z = z - (share.unsqueeze(-1) * z).sum(dim=0)
+    squared = dot64(z, z)
+    return float((share * (squared - (share * squared).sum()).square()).sum())
+
+
 class TrajectoryLengthTuner:
     """Climbs the criterion by Adam on the log of the length, and averages.
 
-    It takes one step at the end of each trajectory. When warm-up finds scales, lengths are in new
-    units: it starts again from the length that is best for a standard normal.
+    It takes one step at the end of each trajectory. When warm-up finds scales, or others that
+    differ by more than a factor of two, lengths are in new units: it starts again from the length
+    that is best for a standard normal.
     """
 
     tunes = frozenset({"trajectory_length"})
@@ -69,12 +94,10 @@ class TrajectoryLengthTuner:
             ModelError: If there are fewer than 8 chains.
         """
         _check_number(len(state.position))
-        if math.isnan(self._log_length):
-            self._begin(kernel, self._first_length(kernel))
-        elif kernel.scale is not None and self._scale is None:
-            self._begin(kernel, UNIT_LENGTH)
         if not bool(info.finished.all()):
             return kernel
+        if math.isnan(self._log_length) or _are_other_units(self._scale, kernel.scale):
+            self._begin(kernel, self._first_length(kernel))
         self._climb(kernel, state, info)
         return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
 
@@ -99,11 +122,16 @@ class TrajectoryLengthTuner:
         weight = info.acceptance_rate
         if not bool(weight.sum() > 0):
             return
+        # In float64, since fourth powers of what is far out are beyond float32.
+        ends = (state.start.double(), state.end.position.double())
+        start, end = (_in_unit_scale(x, kernel.scale) for x in ends)
+        unit = spread(start, end, weight)
+        if unit == 0.0:
+            return
         # The length of this trajectory, rounded up to whole steps.
         step_size, num_steps = float(info.step_size[0]), float(info.n_steps[0])
-        start, end = (_in_unit_scale(x, kernel.scale) for x in (state.start, state.end.position))
         gradient = criterion_gradient(start, end, state.end.momentum, weight, step_size * num_steps)
-        self._log_length += self._update(gradient)
+        self._log_length += self._update(gradient / unit)
         lowest, highest = math.log(step_size), math.log(_MOST_STEPS * step_size)
         self._log_length = min(max(self._log_length, lowest), highest)
         self._log_average += self._count**-0.5 * (self._log_length - self._log_average)
@@ -127,6 +155,13 @@ def _in_unit_scale(x: Tensor, scale: Tensor | None) -> Tensor:
         return x / scale
     unit: Tensor = torch.linalg.solve_triangular(scale, x.mT, upper=False).mT
     return unit
+
+
+def _are_other_units(old: Tensor | None, new: Tensor | None) -> bool:
+    if old is None or new is None:
+        return new is not old
+    change = _in_unit_scale(new.mT, old).diagonal() if new.ndim == 2 else new / old
+    return bool(change.log().abs().max() > math.log(_OTHER_UNITS))
 
 
 def _check_number(num_chains: int) -> None:

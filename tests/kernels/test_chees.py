@@ -12,8 +12,8 @@ from scipy import optimize
 from pyro_ebm import MCMC
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import ChEESHMC, chees
-from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, criterion_gradient
+from pyro_ebm.kernels import ChEESHMC, _trajectory_length, chees
+from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, criterion_gradient, spread
 from pyro_ebm.kernels.chees import next_halton
 from pyro_ebm.potentials.energy import EnergyPotential
 from tests.kernels.transitions import (
@@ -63,6 +63,14 @@ def test_criterion_gradient_is_the_same_wherever_the_centre_is():
     assert gradient == pytest.approx(1.4 * math.sin(1.4), abs=1e-10)
 
 
+def test_spread_is_the_variance_of_squared_distances():
+    start = torch.tensor([[0.0], [0.0], [3.0]])
+    end = torch.tensor([[-1.0], [5.0], [100.0]])
+    weight = torch.tensor([1.0, 0.5, 0.0])
+    # Squares 1, 1, 4 about the mean 1; squares 4 (twice) and 16 about the mean 1.
+    assert spread(start, end, weight) == pytest.approx(2.0 + 32.0)
+
+
 def test_unit_length_is_the_best_for_a_standard_normal():
     """Where the gradient, averaged over the shares of the sequence, vanishes."""
     point, total = torch.tensor([0.5]), 0.0
@@ -82,8 +90,8 @@ class Bowl:
         return 0.5 * q.square().sum(-1), q
 
 
-def _tuned_log_lengths(kernel, potential, start, num_trajectories):
-    tuner, logs = kernel.adaptation(), []
+def _tuned_log_lengths(kernel, potential, start, num_trajectories, tuner=None):
+    tuner, logs = tuner or kernel.adaptation(), []
     state = kernel.init(potential, start)
     while len(logs) < num_trajectories:
         state, info = kernel.step(potential, state, kernel.noise(state, None))
@@ -112,6 +120,31 @@ def test_tuning_climbs_to_the_best_length():
     assert logs[0] == pytest.approx(0.0, abs=0.05)
     assert math.exp(sum(logs[100:]) / 100) == pytest.approx(best, abs=0.1)
     assert kernel.trajectory_length == pytest.approx(best, abs=0.2)
+
+
+def test_far_out_starts_are_forgotten(monkeypatch):
+    """Their gradients are 10^8 times as large; Adam would take small ones for nothing."""
+    start = 100.0 * torch.randn(256, 10)
+    logs, _ = _tuned_log_lengths(ChEESHMC(step_size=0.1), Bowl(), start, 150)
+    assert math.exp(sum(logs[100:]) / 50) == pytest.approx(_best_length(0.1), abs=0.1)
+    monkeypatch.setattr(_trajectory_length, "spread", lambda *_: 1.0)
+    logs, _ = _tuned_log_lengths(ChEESHMC(step_size=0.1), Bowl(), start, 150)
+    assert math.exp(sum(logs[100:]) / 50) < 1.7
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_length_in_other_units_is_forgotten(dense):
+    def last_log_length(scale, num_trajectories):
+        given = scale * torch.eye(10) if dense else torch.full((10,), scale)
+        kernel = ChEESHMC(step_size=0.3, scale=given)
+        logs, _ = _tuned_log_lengths(kernel, Bowl(), torch.randn(64, 10), num_trajectories, tuner)
+        return logs[-1]
+
+    tuner = ChEESHMC().adaptation()
+    # In units of 0.25 the best length is four times as large.
+    assert last_log_length(0.25, 60) > math.log(UNIT_LENGTH) + 0.5
+    assert last_log_length(0.48, 1) > math.log(UNIT_LENGTH) + 0.5
+    assert last_log_length(0.52, 1) == pytest.approx(math.log(UNIT_LENGTH), abs=0.05)
 
 
 @pytest.mark.parametrize("scale", [torch.full((10,), 0.01), 0.01 * torch.eye(10)])
