@@ -94,10 +94,13 @@ class TrajectoryLengthTuner:
             ModelError: If there are fewer than 8 chains.
         """
         _check_number(len(state.position))
+        if math.isnan(self._log_length):
+            self._begin(kernel, self._first_length(kernel))
+            kernel = dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
         if not bool(info.finished.all()):
             return kernel
-        if math.isnan(self._log_length) or _are_other_units(self._scale, kernel.scale):
-            self._begin(kernel, self._first_length(kernel))
+        if _are_other_units(self._scale, kernel.scale):
+            self._begin(kernel, UNIT_LENGTH)
         self._climb(kernel, state, info)
         return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
 
