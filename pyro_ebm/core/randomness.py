@@ -26,7 +26,7 @@ def own_generator(
     """
     if generator is not None:
         return generator
-    seed = int(torch.randint(_SEED_RANGE, ()).item())
+    seed = int(torch.randint(_SEED_RANGE, (), device="cpu").item())
     return torch.Generator(device=device).manual_seed(seed)
 
 

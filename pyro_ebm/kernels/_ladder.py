@@ -29,7 +29,7 @@ def geometric_betas(num_replicas: int, smallest: float) -> Tensor:
     >>> geometric_betas(3, 0.25).tolist()
     [1.0, 0.5, 0.25]
     """
-    exponent = torch.arange(num_replicas, dtype=torch.float64) / (num_replicas - 1)
+    exponent = torch.arange(num_replicas, dtype=torch.float64, device="cpu") / (num_replicas - 1)
     betas: Tensor = smallest**exponent
     return betas
 

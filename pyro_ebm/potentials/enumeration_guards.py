@@ -131,7 +131,7 @@ def _check_batch(name: str, site: dict[str, Any]) -> None:
 
 
 def _check_scale(site: dict[str, Any], names: list[str]) -> None:
-    scale = torch.as_tensor(site["scale"])
+    scale = torch.as_tensor(site["scale"], device="cpu")
     if not bool((scale == 1).all()):
         raise ModelError(
             f"the site {site['name']!r} is scaled by {scale.flatten()[0].item():g} and depends on "

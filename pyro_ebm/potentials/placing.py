@@ -49,7 +49,8 @@ class Placed(NamedTuple):
     def rounding(self) -> Tensor:
         """Bound of the rounding error of the sum over all terms of the potential energy."""
         terms = [s["log_prob"] for s in self.trace.nodes.values() if s["type"] == "sample"]
-        terms.append(torch.as_tensor(self.log_jacobian))
+        if isinstance(self.log_jacobian, Tensor):
+            terms.append(self.log_jacobian)
         # What is impossible under some value of a discrete site carries no rounding.
         sizes = [term.detach().abs().masked_fill(term == -torch.inf, 0.0) for term in terms]
         bounds = [_precision(size) * size.sum() for size in sizes]
