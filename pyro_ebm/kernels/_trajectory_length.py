@@ -17,8 +17,9 @@ UNIT_LENGTH = 2.246705
 ``1 / 2 - sin(2 T) / (4 T)``."""
 
 _FEWEST_CHAINS = 8
-_FIRST_NUM_STEPS = 10.0
-"""Leapfrogs of the first trajectories, while scales are not known."""
+_FIRST_NUM_STEPS = 9.0
+"""Leapfrogs of the longest of the first trajectories, while scales are not known. Half of it, with
+which they begin, is no whole number, so that the last bit of a step size decides nothing."""
 
 _LEARNING_RATE = 0.025
 _MOMENTUM, _DECAY = 0.9, 0.999
@@ -26,7 +27,7 @@ _LARGEST_UPDATE = 0.35
 _MOST_STEPS = 1000.0
 
 _OTHER_UNITS = 2.0
-"""Factor by which a scale may change before lengths are taken to be in other units."""
+"""Factor by which a window may change a scale before lengths are taken to be in other units."""
 
 
 def criterion_gradient(
@@ -53,32 +54,40 @@ def criterion_gradient(
 
 
 def spread(start: Tensor, end: Tensor, weight: Tensor) -> float:
-    r"""Variance of :math:`|\hat z|^2` and that of :math:`|\hat z'|^2` together.
+    r"""What the criterion would be, four times, if ends had nothing to do with starts.
 
-    The criterion is some part of it, so that gradients in units of it are about one wherever
-    chains are: among those of chains on their way from far-out starts all others would vanish.
+    .. math:: \mathrm{Var} |\hat z|^2 + \mathrm{Var} |\hat z'|^2
+        + (E |\hat z'|^2 - E |\hat z|^2)^2.
+
+    In units of it gradients are about one, wherever the chains are.
 
     Args:
         start: Where the trajectories began, ``(C, dim)``.
         end: Where they ended.
         weight: Acceptance ``(C,)``, some of it above zero.
     """
-    return _distance_variance(start, torch.ones_like(weight)) + _distance_variance(end, weight)
+    before, variance_before = _squared_distance(start, torch.ones_like(weight))
+    after, variance_after = _squared_distance(end, weight)
+    return variance_before + variance_after + (after - before) ** 2
 
 
-def _distance_variance(z: Tensor, weight: Tensor) -> float:
+def _squared_distance(z: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Mean and variance of the squared distances from the mean."""
     share = weight / weight.sum()
     z = z - (share.unsqueeze(-1) * z).sum(dim=0)
     squared = dot64(z, z)
-    return float((share * (squared - (share * squared).sum()).square()).sum())
+    mean = (share * squared).sum()
+    return float(mean), float((share * (squared - mean).square()).sum())
 
 
 class TrajectoryLengthTuner:
     """Climbs the criterion by Adam on the log of the length, and averages.
 
-    It takes one step at the end of each trajectory. When warm-up finds scales, or others that
-    differ by more than a factor of two, lengths are in new units: it starts again from the length
-    that is best for a standard normal.
+    It takes one step at the end of each trajectory, along the gradient in units of what the
+    criterion could be there: those of far-out starts would be 10^8 times as large, and Adam, which
+    remembers them, would make nothing of later ones. When warm-up finds scales, or replaces one by
+    another of more than twice or less than half of it, lengths are in new units: it starts again
+    from the length that is best for a standard normal.
     """
 
     tunes = frozenset({"trajectory_length"})
@@ -94,15 +103,14 @@ class TrajectoryLengthTuner:
             ModelError: If there are fewer than 8 chains.
         """
         _check_number(len(state.position))
-        if math.isnan(self._log_length):
-            self._begin(kernel, self._first_length(kernel))
-            kernel = dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
+        if math.isnan(self._log_length) or self._are_other_units(kernel.scale):
+            self._begin(self._first_length(kernel))
+            kernel = self._with_length(kernel)
+        self._scale = kernel.scale
         if not bool(info.finished.all()):
             return kernel
-        if _are_other_units(self._scale, kernel.scale):
-            self._begin(kernel, UNIT_LENGTH)
         self._climb(kernel, state, info)
-        return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
+        return self._with_length(kernel)
 
     def finish(self, kernel: Any) -> Any:
         """The kernel with the averaged length."""
@@ -115,26 +123,29 @@ class TrajectoryLengthTuner:
             return UNIT_LENGTH
         return min(UNIT_LENGTH, _FIRST_NUM_STEPS * float(kernel.step_size))
 
-    def _begin(self, kernel: Any, length: float) -> None:
-        self._scale = kernel.scale
+    def _are_other_units(self, scale: Tensor | None) -> bool:
+        """Whether lengths meant something else with the scale of the step before."""
+        if scale is self._scale or scale is None:  # as a rule: it is asked at each step
+            return False
+        if self._scale is None:
+            return True
+        change = _widths(scale) / _widths(self._scale).to(scale)
+        return bool(change.log().abs().max() > math.log(_OTHER_UNITS))
+
+    def _begin(self, length: float) -> None:
         self._log_length = self._log_average = math.log(length)
         self._slope = self._square = 0.0
         self._count = 0
 
+    def _with_length(self, kernel: Any) -> Any:
+        return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
+
     def _climb(self, kernel: Any, state: Any, info: Any) -> None:
-        weight = info.acceptance_rate
-        if not bool(weight.sum() > 0):
+        step_size = float(info.step_size[0])
+        gradient = _relative_gradient(kernel.scale, state, info, step_size)
+        if gradient is None:
             return
-        # In float64, since fourth powers of what is far out are beyond float32.
-        ends = (state.start.double(), state.end.position.double())
-        start, end = (_in_unit_scale(x, kernel.scale) for x in ends)
-        unit = spread(start, end, weight)
-        if unit == 0.0:
-            return
-        # The length of this trajectory, rounded up to whole steps.
-        step_size, num_steps = float(info.step_size[0]), float(info.n_steps[0])
-        gradient = criterion_gradient(start, end, state.end.momentum, weight, step_size * num_steps)
-        self._log_length += self._update(gradient / unit)
+        self._log_length += self._update(gradient)
         lowest, highest = math.log(step_size), math.log(_MOST_STEPS * step_size)
         self._log_length = min(max(self._log_length, lowest), highest)
         self._log_average += self._count**-0.5 * (self._log_length - self._log_average)
@@ -150,21 +161,37 @@ class TrajectoryLengthTuner:
         return min(max(update, -_LARGEST_UPDATE), _LARGEST_UPDATE)
 
 
+def _relative_gradient(
+    scale: Tensor | None, state: Any, info: Any, step_size: float
+) -> float | None:
+    """In units of the spread; None if no chain can tell, all rejected or all at one distance."""
+    weight = info.acceptance_rate
+    if not bool(weight.sum() > 0):
+        return None
+    # In float64, since fourth powers of what is far out are beyond float32.
+    ends = (state.start.double(), state.end.position.double())
+    start, end = (_in_unit_scale(x, scale) for x in ends)
+    unit = spread(start, end, weight)
+    # The length of this trajectory, rounded up to whole steps.
+    time = step_size * float(info.n_steps[0])
+    gradient = criterion_gradient(start, end, state.end.momentum, weight, time)
+    return gradient / unit if unit > 0 else None
+
+
 def _in_unit_scale(x: Tensor, scale: Tensor | None) -> Tensor:
     if scale is None:
         return x
-    scale = scale.to(x)
+    scale = scale.detach().to(x)
     if scale.ndim == 1:
         return x / scale
     unit: Tensor = torch.linalg.solve_triangular(scale, x.mT, upper=False).mT
     return unit
 
 
-def _are_other_units(old: Tensor | None, new: Tensor | None) -> bool:
-    if old is None or new is None:
-        return new is not old
-    change = _in_unit_scale(new.mT, old).diagonal() if new.ndim == 2 else new / old
-    return bool(change.log().abs().max() > math.log(_OTHER_UNITS))
+def _widths(scale: Tensor) -> Tensor:
+    """Standard deviations ``(dim,)``."""
+    widths: Tensor = scale.detach() if scale.ndim == 1 else scale.detach().norm(dim=-1)
+    return widths
 
 
 def _check_number(num_chains: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -63,12 +64,14 @@ def test_criterion_gradient_is_the_same_wherever_the_centre_is():
     assert gradient == pytest.approx(1.4 * math.sin(1.4), abs=1e-10)
 
 
-def test_spread_is_the_variance_of_squared_distances():
+def test_spread_is_that_of_starts_and_ends_that_know_nothing_of_each_other():
     start = torch.tensor([[0.0], [0.0], [3.0]])
     end = torch.tensor([[-1.0], [5.0], [100.0]])
     weight = torch.tensor([1.0, 0.5, 0.0])
     # Squares 1, 1, 4 about the mean 1; squares 4 (twice) and 16 about the mean 1.
-    assert spread(start, end, weight) == pytest.approx(2.0 + 32.0)
+    pairs = [(before, after) for before in (1.0, 1.0, 4.0) for after in (4.0, 4.0, 16.0)]
+    wanted = sum((after - before) ** 2 for before, after in pairs) / 9
+    assert spread(start, end, weight) == pytest.approx(wanted)
 
 
 def test_unit_length_is_the_best_for_a_standard_normal():
@@ -90,8 +93,8 @@ class Bowl:
         return 0.5 * q.square().sum(-1), q
 
 
-def _tuned_log_lengths(kernel, potential, start, num_trajectories, tuner=None):
-    tuner, logs = tuner or kernel.adaptation(), []
+def _tuned_log_lengths(kernel, potential, start, num_trajectories):
+    tuner, logs = kernel.adaptation(), []
     state = kernel.init(potential, start)
     while len(logs) < num_trajectories:
         state, info = kernel.step(potential, state, kernel.noise(state, None))
@@ -117,7 +120,7 @@ def test_tuning_climbs_to_the_best_length():
     assert best == pytest.approx(2.19, abs=0.01)
     start = torch.randn(256, 10)
     logs, kernel = _tuned_log_lengths(ChEESHMC(step_size=0.1), Bowl(), start, 200)
-    assert logs[0] == pytest.approx(0.0, abs=0.05)
+    assert logs[0] == pytest.approx(math.log(0.9), abs=0.05)
     assert math.exp(sum(logs[100:]) / 100) == pytest.approx(best, abs=0.1)
     assert kernel.trajectory_length == pytest.approx(best, abs=0.2)
 
@@ -132,19 +135,39 @@ def test_far_out_starts_are_forgotten(monkeypatch):
     assert math.exp(sum(logs[100:]) / 50) < 1.7
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_a_length_in_other_units_is_forgotten(dense):
-    def last_log_length(scale, num_trajectories):
-        given = scale * torch.eye(10) if dense else torch.full((10,), scale)
-        kernel = ChEESHMC(step_size=0.3, scale=given)
-        logs, _ = _tuned_log_lengths(kernel, Bowl(), torch.randn(64, 10), num_trajectories, tuner)
-        return logs[-1]
+def test_warm_up_begins_with_short_trajectories():
+    kernel, tuner, lengths = ChEESHMC(step_size=0.01), ChEESHMC().adaptation(), []
+    state = kernel.init(Bowl(), torch.randn(64, 2))
+    while len(lengths) < 4:
+        state, info = kernel.step(Bowl(), state, kernel.noise(state, None))
+        kernel = tuner.update(kernel, state, info)
+        lengths += info.n_steps[:1][info.finished[:1]].tolist()
+    assert lengths[:2] == [5, 3]
+    assert max(lengths) < 10
 
-    tuner = ChEESHMC().adaptation()
-    # In units of 0.25 the best length is four times as large.
-    assert last_log_length(0.25, 60) > math.log(UNIT_LENGTH) + 0.5
-    assert last_log_length(0.48, 1) > math.log(UNIT_LENGTH) + 0.5
-    assert last_log_length(0.52, 1) == pytest.approx(math.log(UNIT_LENGTH), abs=0.05)
+
+def _wide(dense, factor):
+    """Standard deviations that are 1 but for one; or a factor of a covariance with such."""
+    if not dense:
+        return torch.ones(3).index_fill(0, torch.tensor([1]), factor)
+    rows = [[1.0, 0.0, 0.0], [0.8 * factor, 0.6 * factor, 0.0], [0.0, 0.0, 1.0]]
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_length_in_other_units_is_forgotten_at_once(dense):
+    kernel = ChEESHMC(step_size=0.1, scale=_wide(dense, 1.0))
+    tuner, state = kernel.adaptation(), kernel.init(Bowl(), torch.randn(64, 3))
+    lengths = []
+    for factor in (1.0, 1.9, 3.9, 2.0, 0.9):
+        kernel = dataclasses.replace(kernel, scale=_wide(dense, factor))
+        state, info = kernel.step(Bowl(), kernel.restart(state, None), kernel.noise(state, None))
+        assert not info.finished.any()
+        kernel = tuner.update(kernel, state, info)
+        lengths.append(kernel.trajectory_length)
+        kernel = dataclasses.replace(kernel, trajectory_length=5.0)
+        tuner._log_length = math.log(5.0)
+    assert lengths == pytest.approx([UNIT_LENGTH, 5.0, UNIT_LENGTH, 5.0, UNIT_LENGTH])
 
 
 @pytest.mark.parametrize("scale", [torch.full((10,), 0.01), 0.01 * torch.eye(10)])
