@@ -54,7 +54,8 @@ class Placed(NamedTuple):
         # What is impossible under some value of a discrete site carries no rounding.
         sizes = [term.detach().abs().masked_fill(term == -torch.inf, 0.0) for term in terms]
         bounds = [_precision(size) * size.sum() for size in sizes]
-        return torch.stack([bound.double() for bound in bounds]).sum()
+        # A term may be a number on the CPU.
+        return sum((bound.double() for bound in bounds), torch.zeros_like(sizes[0].sum()))
 
     def explain_nonfinite(self) -> str:
         """Say which site's log density is not finite."""
@@ -115,9 +116,9 @@ class _PlaceUnconstrained(Messenger):
         if suffix and f"{name}_observed" in self._observed and msg["mask"] is not None:
             is_unknown, msg["mask"] = msg["mask"], None
             if isinstance(msg["scale"], Tensor) or msg["scale"] != 1.0:
-                dtype = next(iter(self.unconstrained.values())).dtype
-                scale = torch.as_tensor(msg["scale"], dtype=dtype)
-                is_unknown = torch.as_tensor(is_unknown)
+                like = next(iter(self.unconstrained.values()))
+                scale = torch.as_tensor(msg["scale"], dtype=like.dtype, device=like.device)
+                is_unknown = torch.as_tensor(is_unknown, device=like.device)
                 msg["scale"] = torch.where(is_unknown, scale, torch.ones_like(scale))
 
 
