@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -25,6 +25,14 @@ _EXITS = frozenset({"numpy", "tolist", "data_ptr", "__array__", "__dlpack__"})
 """Functions of a tensor by which its numbers leave torch, unseen by graphs."""
 
 
+class _Look(NamedTuple):
+    """What an energy holds at some moment."""
+
+    held: tuple[Any, ...]
+    versions: tuple[int, ...]
+    """How often that has been changed in place."""
+
+
 class RecordedEnergy:
     """An energy potential whose value and gradient are recorded once, as those of models are.
 
@@ -32,6 +40,10 @@ class RecordedEnergy:
     selects by it, leaves torch, draws random numbers, or changes what it holds (a counter, say).
     So does one from then on of which a tensor or number is replaced by others; what is changed
     in place is followed. All else is that of the potential.
+
+    Attributes:
+        plain_because: Why the energy runs as it is written, slower; None if it is recorded, or
+            has not been called.
 
     >>> import torch
     >>> potential = RecordedEnergy(EnergyPotential(torch.sin, event_shape=()))
@@ -45,51 +57,70 @@ class RecordedEnergy:
         self._holdings = Holdings((vars(potential),))
         self._graphs = KeptGraphs(self._recorded, self._holdings.now)
         self._held: tuple[Any, ...] = ()
-        self._is_followed: bool | None = None
+        self._is_known = False
+        self.plain_because: str | None = None
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        if self._is_followed is None:
+        if not self._is_known:
             return self._first(q)
-        return (self._graphs if self._is_followed else self._potential.value_and_grad)(q.detach())
+        return (self._potential.value_and_grad if self.plain_because else self._graphs)(q.detach())
 
     def _first(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """As it is written, to see what it does besides."""
-        before, counts = self._look()
+        before = self._look()
         with RandomnessDetector() as randomness, _ExitDetector() as exits:
             results = self._potential.value_and_grad(q)
-        self._held, new_counts = self._look()
-        keeps_still = same(before, self._held) and counts == new_counts
-        is_closed = not (randomness.operations or exits.functions)
-        self._is_followed = keeps_still and is_closed and len(self._held) <= _MOST_PLACES
+        after = self._look()
+        self._held, self._is_known = after.held, True
+        if randomness.operations:
+            self.plain_because = f"it draws random numbers ({randomness.operations[0]})"
+        elif exits.functions:
+            self.plain_because = f"numbers leave torch ({exits.functions[0]})"
+        else:
+            self.plain_because = _objection(before, after)
         # Runs that go on begin here, too, so that this must not be another rounding.
-        return self._graphs(q.detach()) if self._is_followed else results
+        return results if self.plain_because else self._graphs(q.detach())
 
     def _recorded(self, q: Tensor) -> TracedFunction:
-        traced = self._traced(q) if same(self._look()[0], self._held) else None
-        self._is_followed = traced is not None
         plain = TracedFunction(self._potential.value_and_grad, reads_numbers=False)
-        return plain if traced is None else traced
-
-    def _traced(self, q: Tensor) -> TracedFunction | None:
-        plain = self._potential.value_and_grad
+        if not same(self._look().held, self._held):
+            self.plain_because = "a tensor or number that it held has been replaced"
+            return plain
         try:
-            traced = trace(plain, q, self._held)
-            check_follows(traced.function, plain, q)
-        except Exception:  # whatever stops it, what is written is right
-            return None
-        return None if traced.reads_numbers else traced
+            traced = trace(plain.function, q, self._held)
+            check_follows(traced.function, plain.function, q)
+        except Exception as error:  # whatever stops it, what is written is right
+            self.plain_because = f"no graph follows it ({type(error).__name__}: {error})"
+            return plain
+        if traced.reads_numbers:
+            self.plain_because = "it reads numbers out of tensors"
+        return plain if self.plain_because else traced
 
-    def _look(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-        """What the energy holds, and how often that has been changed."""
+    def _look(self) -> _Look:
         self._holdings.look_again()
         held = self._holdings.now()
-        return held, versions(held)
+        return _Look(held, versions(held))
 
     def __call__(self, q: Tensor) -> Tensor:
         return self._potential(q)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_potential":  # of a copy that holds nothing yet
+            raise AttributeError(name)
         return getattr(self._potential, name)
+
+    def __repr__(self) -> str:
+        reason = f", plain because {self.plain_because}" if self.plain_because else ""
+        return f"RecordedEnergy({self._potential!r}{reason})"
+
+
+def _objection(before: _Look, after: _Look) -> str | None:
+    """Why what an energy held before and after a call speaks against recording it."""
+    if not same(before.held, after.held) or before.versions != after.versions:
+        return "it changes what it holds"
+    if len(after.held) > _MOST_PLACES:
+        return f"it holds more than {_MOST_PLACES} tensors and numbers"
+    return None
 
 
 class _ExitDetector(TorchFunctionMode):

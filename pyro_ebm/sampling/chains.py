@@ -84,7 +84,8 @@ class ChainRun:
         self.storage, self.warmup_storage, self.hook = storage, warmup_storage, hook
         self.num_restarted = 0
         given = Steps(eager_steps(potential)) if steps is None else steps
-        self._step, self._storing_steps = given
+        self._eager_step, compiled, self._storing_steps = given
+        self._step = self._eager_step if compiled is None else compiled
 
     def begin(self, position: Tensor, warmup_steps: int) -> None:
         """Put the chains at ``position`` and plan the warm-up."""
@@ -125,7 +126,7 @@ class ChainRun:
         adaptation = kernel.adaptation()
         # What else it tunes would be compiled anew at each change.
         compiles = adaptation is None or adaptation.tunes <= kernel.tuned_numbers.keys()
-        step = self._step if compiles else None
+        step = self._step if compiles else self._eager_step
         return WarmUp(kernel, self.potential, self.generator, step, self._ranks)
 
     def _first_state(self, start: Tensor, energy: Tensor) -> Any:

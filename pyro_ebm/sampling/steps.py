@@ -27,7 +27,9 @@ Step = Callable[[Kernel[Any, Any], Any, Any], tuple[Any, Info]]
 class Steps(NamedTuple):
     """How a run moves its chains."""
 
-    single: Step
+    eager: Step
+    """Operation by operation, whatever changes of the kernel between two steps."""
+    compiled: Step | None = None
     storing: CompiledSteps | None = None
     """Makes several steps at once and stores their draws itself, if that is possible."""
 
@@ -186,19 +188,20 @@ def steps_of_a_run(
     Raises:
         ModelError: If an energy that knows noise levels is to be compiled.
     """
+    eager = eager_steps(recorded(potential))
     if compiler is None:
-        return Steps(eager_steps(recorded(potential)))
+        return Steps(eager)
     if hasattr(potential, "at_noise_level"):
         raise ModelError(
             f"{type(potential).__name__} is another energy at each noise level, but compile=True "
             "makes a graph of one: run it without compile=True."
         )
     if storage is None:
-        return Steps(CompiledSteps(potential, compiler))
+        return Steps(eager, CompiledSteps(potential, compiler))
     storing = CompiledSteps(potential, compiler, storage)
     if kernel.steps_per_call == 1:  # one graph is enough
-        return Steps(storing, storing)
-    return Steps(CompiledSteps(potential, compiler), storing)
+        return Steps(eager, storing, storing)
+    return Steps(eager, CompiledSteps(potential, compiler), storing)
 
 
 class _Watched:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.core.positions import chains_innermost
 from pyro_ebm.energies import GaussianEnergy, MLPEnergy, TemperedEnergy
-from pyro_ebm.kernels import MALA
+from pyro_ebm.kernels import MALA, ReplicaExchange
 from pyro_ebm.potentials import EnergyPotential, ModelPotential, ProximalPotential
 from pyro_ebm.potentials.graphs.onednn import is_onednn_there
 from pyro_ebm.potentials.noise_conditional import NoiseConditionalPotential
@@ -82,8 +85,10 @@ def test_changes_of_the_energy_are_followed(change):
     potential = EnergyPotential(energy)
     ours = recorded(potential)
     first = ours.value_and_grad(q)[0]
+    assert ours.plain_because is None
     change(energy)
     assert_follows(ours, potential, q)
+    assert (ours.plain_because is None) == (change is negated)
     assert not torch.allclose(ours.value_and_grad(q)[0], first)
 
 
@@ -146,19 +151,19 @@ class OutsideTorchAsLists(Bowl):
         return (2.0 if max(x.flatten().tolist()) > 3.0 else 1.0) * super().forward(x)
 
 
-WITHOUT_GRAPH = [
-    Counting,
-    Averaging,
-    Branching,
-    Selecting,
-    Huber,
-    OutsideTorch,
-    OutsideTorchAsLists,
-]
+WITHOUT_GRAPH = {
+    Counting: "changes what it holds",
+    Averaging: "changes what it holds",
+    Branching: "no graph follows it",
+    Selecting: "no graph follows it",
+    Huber: "no graph follows it",
+    OutsideTorch: r"leave torch \(numpy\)",
+    OutsideTorchAsLists: r"leave torch \(tolist\)",
+}
 
 
-@pytest.mark.parametrize("cls", WITHOUT_GRAPH)
-def test_what_no_graph_would_follow_runs_as_it_is_written(cls):
+@pytest.mark.parametrize(("cls", "reason"), WITHOUT_GRAPH.items())
+def test_what_no_graph_would_follow_runs_as_it_is_written(cls, reason):
     torch.manual_seed(0)
     energies = [cls(), cls()]
     energies[1].load_state_dict(energies[0].state_dict())
@@ -168,6 +173,7 @@ def test_what_no_graph_would_follow_runs_as_it_is_written(cls):
         assert_follows(ours, potential, 0.3 * torch.randn(5, 3) + shift)
     for name, value in energies[0].state_dict().items():
         torch.testing.assert_close(value, energies[1].state_dict()[name])
+    assert re.search(f"plain because .*{reason}", repr(ours))
 
 
 def test_randomness_stays_random():
@@ -179,6 +185,7 @@ def test_randomness_stays_random():
     ours = recorded(EnergyPotential(noisy, event_shape=(2,)))
     q = torch.ones(4, 2)
     assert len({ours.value_and_grad(q)[0][0].item() for _ in range(10)}) == 10
+    assert ours.plain_because == "it draws random numbers (aten.rand)"
 
 
 def test_an_energy_that_raises_nearby_runs_as_it_is_written():
@@ -245,6 +252,14 @@ def test_everything_else_is_that_of_the_potential():
     assert (ours.dtype, ours.event_shape) == (potential.dtype, potential.event_shape)
 
 
+def test_copies_record_for_themselves():
+    potential = EnergyPotential(Bowl())
+    ours = recorded(potential)
+    ours.value_and_grad(torch.randn(5, 3))
+    for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert_follows(twin, potential, torch.randn(5, 3))
+
+
 def test_gradients_lie_as_positions_do():
     ours, q = recorded(EnergyPotential(Bowl())), torch.randn(5, 3)
     for x in (q, chains_innermost(q)):
@@ -271,7 +286,8 @@ def test_runs_draw_what_they_draw_without(monkeypatch):
     torch.testing.assert_close(*draws)
 
 
-def test_a_run_calls_the_energy_a_few_times_only():
+@pytest.mark.parametrize("kernel", [MALA, lambda energy: ReplicaExchange(MALA(energy))])
+def test_a_run_calls_the_energy_a_few_times_only(kernel):
     before = num_calls()
-    run(MALA(Bowl()), 100, 100, num_chains=4)
+    run(kernel(Bowl()), 100, 100, num_chains=4)
     assert num_calls() - before < 20
