@@ -9,6 +9,8 @@ import pyro
 import pytest
 import torch
 
+from pyro_ebm.core.randomness import kept_rng
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -37,7 +39,7 @@ def _seed_of(item: pytest.Item) -> int:
 def _owned_randomness(request):
     request.node.stash[_SEED] = seed = _seed_of(request.node)
     pyro.clear_param_store()
-    with torch.random.fork_rng():
+    with kept_rng():
         pyro.set_rng_seed(seed)
         yield
 

@@ -8,7 +8,7 @@ is untouched; without one, a single seed is taken from it at the start, so that
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -30,6 +30,16 @@ def own_generator(
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def kept_rng() -> AbstractContextManager[None]:
+    """Restore the global states of the CPU and of all GPUs in use.
+
+    A GPU that is not in use must not become so here: processes forked later could not use it.
+    """
+    in_use = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    kept: AbstractContextManager[None] = torch.random.fork_rng(devices=range(in_use))
+    return kept
+
+
 @contextmanager
 def forked_rng(generator: torch.Generator) -> Iterator[None]:
     """Run Pyro's own sampling statements from ``generator`` and restore the global state.
@@ -41,6 +51,8 @@ def forked_rng(generator: torch.Generator) -> Iterator[None]:
     True
     """
     seed = int(torch.randint(_SEED_RANGE, (), generator=generator, device=generator.device).item())
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with kept_rng():
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
         yield

@@ -173,7 +173,8 @@ def _pyro_warmup(
         for name, value in unconstrained.items()
     }
     if potential is not None:
-        draws |= _deterministic(potential, potential.flatten(unconstrained))
+        positions = potential.flatten(unconstrained).to(potential.device)
+        draws |= _deterministic(potential, positions)
     return Warmup(draws, _stacked([record.warmup_stats or {} for record in kept]))
 
 

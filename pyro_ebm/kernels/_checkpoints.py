@@ -62,7 +62,8 @@ def subtree_has_turned(
     Returns:
         Whether one has turned.
     """
-    if checkpoints.numel() <= _FEW_NUMBERS:
+    # On a GPU to count those in use would be to wait for it.
+    if checkpoints.numel() <= _FEW_NUMBERS or checkpoints.device.type != "cpu":
         return turned_in_all_slots(checkpoints, leaf, momentum, momentum_sum)
     turned: Tensor = turned_in_used_slots(checkpoints, leaf, depth, momentum, momentum_sum)
     return turned

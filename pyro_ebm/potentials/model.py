@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_ebm.core.checks import ModelError, ShapeError, check_event
-from pyro_ebm.core.randomness import forked_rng
+from pyro_ebm.core.randomness import forked_rng, kept_rng
 from pyro_ebm.potentials.batching import ChainBatcher
 from pyro_ebm.potentials.compose import Summable
 from pyro_ebm.potentials.enumeration_guards import check_enumeration, find_enumeration
@@ -31,7 +31,9 @@ from pyro_ebm.potentials.sites import (
     LatentSite,
     find_latent_sites,
     first_trace,
+    is_data,
     is_deterministic,
+    is_latent,
     split,
 )
 from pyro_ebm.potentials.starts import uniform_starts
@@ -82,7 +84,7 @@ class ModelPotential(Summable):
 
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         check_signature(model, args, kwargs)
-        with torch.random.fork_rng(), poutine.block(), unvalidated():
+        with kept_rng(), poutine.block(), unvalidated():
             self.prototype: Trace = first_trace(model, args, kwargs)
             self.sites: tuple[LatentSite, ...] = find_latent_sites(self.prototype)
             check_trace(model, self.prototype, [site.stop - site.start for site in self.sites])
@@ -113,8 +115,11 @@ class ModelPotential(Summable):
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.prototype.nodes[self.sites[0].name]["value"].device
-        return device
+        """That of the data if they are on a GPU: priors may be made of plain numbers."""
+        nodes = self.prototype.nodes.values()
+        values = [node["value"] for node in nodes if is_latent(node) or is_data(node)]
+        devices: list[torch.device] = [v.device for v in values if isinstance(v, Tensor)]
+        return next((device for device in devices if device.type != "cpu"), devices[0])
 
     def __call__(self, q: Tensor) -> Tensor:
         check_event("the position", q, torch.Size((self.dim,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def _over_events(mask: Any, law: Any) -> Any:
 
 def _all_of(masks: list[Any]) -> Tensor | None:
     tensors = [mask for mask in masks if isinstance(mask, Tensor)]
-    return torch.stack(torch.broadcast_tensors(*tensors)).all(dim=0) if tensors else None
+    return reduce(torch.logical_and, tensors) if tensors else None
 
 
 def _feasible(site: dict[str, Any]) -> Tensor:

@@ -141,6 +141,25 @@ def test_a_tensor_on_another_device_is_noticed(device):
         _positions(Astray, _gaussian, device)
 
 
+def _plain(device):
+    """Priors of Python's numbers and a plate that is told no device."""
+    data = torch.tensor([0.5, -0.3, 1.2]).to(device)
+    group = torch.tensor([0, 1, 1])
+
+    def model(data):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with pyro.plate("rows", 3):
+            pyro.sample("y", dist.Normal(mean.to(data)[group], 1.0), obs=data)
+
+    return model, (data,)
+
+
+@pytest.mark.parametrize("device", [on_gpu])
+def test_chains_are_where_the_data_are(device):
+    assert _positions(NUTS, _plain, device).device.type == device
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
 @pytest.mark.parametrize("device", [on_gpu])
 @pytest.mark.parametrize("kernel", [MALA, NUTS, ChEESHMC])
 @every_target

@@ -143,7 +143,9 @@ class _Substituter(Editor):
         if len(given) != 1:
             return None
         like = self.tensors[given[0][1]]
-        return given[0] if like.dtype == torch.int64 and like.ndim == 1 else None
+        # The faster operations refuse numbers from another device.
+        is_there = like.device == self.tensors[source].device
+        return given[0] if is_there and like.dtype == torch.int64 and like.ndim == 1 else None
 
     def _wrapped(self, node: Any, dim: int, index: fx.Node) -> fx.Node:
         """Negative numbers count from the end, but not for the faster operations."""
