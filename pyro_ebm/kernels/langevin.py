@@ -55,8 +55,8 @@ class Langevin(Recipe[LangevinState]):
     Args:
         target: What to sample, or None for a recipe.
         step_size: :math:`\epsilon`; None to have warm-up tune it.
-        scale: :math:`s`, one standard deviation for each coordinate; None to have warm-up
-            estimate it.
+        scale: :math:`s`, one standard deviation for each coordinate, or a Cholesky factor of
+            :math:`C`; None to have warm-up estimate standard deviations.
         target_accept_prob: Would-be acceptance that warm-up tunes to.
 
     References:

@@ -28,8 +28,8 @@ class MALA(AdjustedLangevin):
         target: What to sample, or None for a recipe.
         step_size: :math:`\epsilon`, standard deviation of the noise; None to have warm-up
             tune it.
-        scale: :math:`s`, one standard deviation for each coordinate; None to have warm-up
-            estimate it.
+        scale: :math:`s`, one standard deviation for each coordinate, or a Cholesky factor of
+            :math:`C`; None to have warm-up estimate standard deviations.
         target_accept_prob: Acceptance that warm-up tunes to; 0.574 is optimal in high
             dimension.
 

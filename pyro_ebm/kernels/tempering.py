@@ -97,7 +97,8 @@ class ReplicaExchange(Recipe[ReplicaState]):
     time in five.
 
     Args:
-        kernel: Recipe that moves the replicas, with the target: ``MALA``, ``HMC`` or ``NUTS``.
+        kernel: Recipe that moves the replicas, with the target: ``MALA``, ``HMC``, ``NUTS``,
+            ``PreconditionedMALA``, or ``ChEESHMC`` with a ``trajectory_length``.
         target: Instead of the kernel's.
         step_size: Step size of the coldest replica; that of the kernel by default, None to
             have warm-up tune it.

@@ -75,8 +75,8 @@ class UnderdampedLangevin(Recipe[UnderdampedState]):
     Args:
         target: What to sample, or None for a recipe.
         step_size: :math:`h`; None to have warm-up tune it.
-        scale: :math:`s`, one standard deviation for each coordinate; None to have warm-up
-            estimate it.
+        scale: :math:`s`, one standard deviation for each coordinate, or a Cholesky factor of
+            :math:`C`; None to have warm-up estimate standard deviations.
         target_accept_prob: Would-be acceptance that warm-up tunes to.
         friction: :math:`\gamma`, inverse relaxation time of the velocity in scaled
             coordinates; 1 suits coordinates of unit scale.

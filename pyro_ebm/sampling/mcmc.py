@@ -59,7 +59,8 @@ class MCMC:
         initial_params: Unconstrained starts by site with a leading chain axis (which may be
             missing if there is one chain), as in Pyro.
         num_chains: Number of chains.
-        hook_fn: Called after each step as ``hook_fn(kernel, params, stage, i)``.
+        hook_fn: Called after each step of all chains, which for trajectories is a leapfrog, as
+            ``hook_fn(kernel, params, stage, i)``.
         init_strategy: One of ``pyro.infer.autoguide.init_to_*``, for Pyro models. By default
             starts are uniform on [-2, 2] in unconstrained coordinates, tried again where the
             density is not finite.
@@ -68,7 +69,7 @@ class MCMC:
         disable_progbar: Show no progress bar.
         generator: Source of randomness; by default seeded from torch's global one.
         compile: Compile potential, transition and storage into graphs of one or several steps.
-            Takes a C++ compiler and 20 to 75 seconds (``compile_seconds``), few when the same run
+            Takes a C++ compiler and 15 to 50 seconds (``compile_seconds``), few when the same run
             was compiled before; pays for long runs. With a hook or stream each step is a call.
         checkpoint: File to save the run to, for :meth:`load`: before the first step, as it goes
             on, and when it ends, is interrupted or fails. It is whole at any moment.
@@ -85,7 +86,9 @@ class MCMC:
             is to be saved or streamed.
         RuntimeError: If there is no process group.
         ModelError: If the kernel has no target.
+        StepSizeError: If the kernel has no step size, and there is no warm-up to tune one.
         OSError: If the checkpoint or the store cannot be written, or is there already.
+        ModuleNotFoundError: If zarr is wanted and not installed.
 
     >>> from pyro_ebm.energies import QuarticEnergy
     >>> from pyro_ebm.kernels import MALA
@@ -179,7 +182,7 @@ class MCMC:
             stream: Where the store of draws is now, if it has been moved.
 
         Raises:
-            FileNotFoundError: If there is no such file, or its store is gone.
+            FileNotFoundError: If there is no such file; in ``run(...)``, if its store is gone.
             ModelError: If it is no run or damaged, or the kernel is another one; in
                 ``run(...)``, if the model, the data or the device are.
             ValueError: If there are to be less draws than before, or none were streamed.
@@ -212,7 +215,7 @@ class MCMC:
         """Sample; arguments go to the Pyro model. A second run tunes anew and replaces the draws.
 
         Raises:
-            FileExistsError: If the checkpoint is that of an earlier run.
+            FileExistsError: If the checkpoint or the store is that of an earlier run.
             NonFiniteError: If no finite start is found, or half of the chains go to infinity.
             StepSizeError: If warm-up finds no step size.
         """
@@ -252,10 +255,7 @@ class MCMC:
             group_by_chain: Shapes ``(chain, draw, *event)`` instead of ``(draw, *event)``.
             deterministic: Whether ``pyro.deterministic`` sites are among them.
         """
-        results = self._drawn()
-        samples = dict(results.sites) if deterministic else results.latent_sites
-        if not group_by_chain:
-            samples = {name: value.flatten(0, 1) for name, value in samples.items()}
+        samples = self._drawn().samples(by_chain=group_by_chain, deterministic=deterministic)
         if num_samples is None:
             return samples
         return resampled(samples, num_samples, 1 if group_by_chain else 0, self.generator)

@@ -158,7 +158,7 @@ class PyroKernel(MCMCKernel):
 
     def _start(self, params: dict[str, Tensor]) -> Tensor:
         potential = self._potential()
-        position = potential.flatten(params).to(potential.dtype)
+        position = potential.flatten(params).to(potential.device, potential.dtype)
         if position.ndim != 1:
             raise ShapeError(
                 f"initial_params hold positions of shape {tuple(position.shape)} for one chain, "
@@ -198,8 +198,9 @@ def as_pyro_kernel(kernel: Kernel[Any, Any], *, save_warmup: bool = False) -> Py
 
     Raises:
         ModelError: If the kernel has no target; in ``MCMC.run`` also if a support depends on a
-            latent value, because Pyro applies one frozen transform to all draws, and if the
-            target does not pickle for processes that are spawned.
+            latent value, because Pyro applies one frozen transform to all draws, if the target
+            does not pickle for processes that are spawned, and if the kernel tunes itself on
+            many chains (``ChEESHMC`` without a ``trajectory_length``).
 
     >>> from pyro.infer import MCMC
     >>> from pyro_ebm.energies import QuarticEnergy

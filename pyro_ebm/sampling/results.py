@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -34,11 +35,14 @@ class Results:
         """Constrained draws ``(chain, draw, *event)``, deterministic sites included."""
         return self._potential.constrain(self._chains.positions)
 
-    @property
-    def latent_sites(self) -> dict[str, Tensor]:
-        """Constrained draws of what was sampled alone."""
-        latent = self._potential.unflatten(self._chains.positions[0, 0])
-        return {name: self.sites[name] for name in latent}
+    def samples(self, *, by_chain: bool, deterministic: bool) -> dict[str, Tensor]:
+        """Constrained draws, ``(chain, draw, *event)`` or all in a row."""
+        names = self.sites if deterministic else self._latent_names()
+        sites = {name: self.sites[name] for name in names}
+        return sites if by_chain else {name: v.flatten(0, 1) for name, v in sites.items()}
+
+    def _latent_names(self) -> Iterable[str]:
+        return self._potential.unflatten(self._chains.positions[0, 0])
 
     def table(self, probability: float) -> str:
         """ArviZ's table (rank-normalised R-hat, bulk and tail ESS) and the divergences."""

@@ -127,7 +127,7 @@ class WarmUp:
         self._adaptation = kernel.adaptation()
 
     def run(self, state: State, num_transitions: int, on_step: OnStep) -> tuple[Any, Any]:
-        """Return the tuned kernel and the state after ``num_transitions`` of each chain.
+        """Return the tuned kernel and the state after ``num_transitions`` of half of the chains.
 
         Raises:
             StepSizeError: If no step size gives an acceptance near the target.

@@ -90,7 +90,8 @@ def _growth(results: Results, folder: Path) -> list[str]:
     figure.growth(results.points, folder / GROWTH_FIGURE)
     lines += [f"![Time of one draw]({GROWTH_FIGURE})", ""]
     lines += [
-        "Time of one more draw of all chains on a Gaussian, step size and scale given. Cost is the"
+        "Time of one more draw of all chains on a Gaussian, step size and scale given; in the table"
+        " divided by the number of its gradients, which grows with the dimension. Cost is the"
         " sum of a fixed part (the time at the smallest size) and of a linear one (the slope at the"
         " largest size); it turns linear where the two are equal.",
         "",
