@@ -34,11 +34,14 @@ def walk(
     state = kernel.init(potential, start, generator)
     only_diverges = torch.ones(len(start), dtype=torch.bool, device=start.device)
     end, num_draws = start, torch.zeros_like(only_diverges, dtype=torch.int64)
-    while int(num_draws.min()) < num_steps:
-        state, info = kernel.step(potential, state, kernel.noise(state, generator))
-        only_diverges = only_diverges & info.diverging
-        num_draws = num_draws + info.finished
-        end = choose(info.finished & (num_draws == num_steps), state.position, end)
+    left = num_steps
+    while left > 0:
+        for _ in range(left):  # a step ends one draw at the most, so that none is too many
+            state, info = kernel.step(potential, state, kernel.noise(state, generator))
+            only_diverges = only_diverges & info.diverging
+            num_draws = num_draws + info.finished
+            end = choose(info.finished & (num_draws == num_steps), state.position, end)
+        left = num_steps - int(num_draws.min())
     _check_moved(start, end, only_diverges, num_steps)
     return end
 

@@ -82,12 +82,17 @@ def search_table(searched: Sequence[Row], target: str) -> list[str]:
 
 
 def settings_table(rows: Sequence[Row]) -> list[str]:
-    """How each engine was set, once for each way it was."""
-    seen: dict[tuple[str, str], None] = {}
+    """How each engine was set, and where, if not everywhere alike."""
+    where: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.settings:
-            seen.setdefault((TITLES[row.engine], row.settings))
-    return table(["engine", "settings"], list(seen))
+            where.setdefault((TITLES[row.engine], row.settings), []).append(TARGETS[row.target])
+    engines = [engine for engine, _ in where]
+    cells = [
+        (engine, "; ".join(targets) if engines.count(engine) > 1 else "everywhere", settings)
+        for (engine, settings), targets in where.items()
+    ]
+    return table(["engine", "on", "settings"], cells)
 
 
 def pairs_table(header: Sequence[str], pairs: Mapping[str, str]) -> list[str]:
