@@ -62,7 +62,7 @@ def is_precise(dtype: torch.dtype) -> bool:
 def _multiply(module: fx.GraphModule, node: Any) -> None:
     source, (axis,) = node.args
     matrix = source.meta["val"]
-    ones = matrix.new_ones(1, matrix.shape[axis])
+    ones = torch.ones(1, matrix.shape[axis], dtype=matrix.dtype, device="cpu")
     name = f"_ones_{len(ones[0])}_{matrix.dtype}".replace("torch.", "")
     module.register_buffer(name, ones)
     with module.graph.inserting_before(node):
