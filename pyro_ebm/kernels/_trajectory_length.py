@@ -46,11 +46,9 @@ def criterion_gradient(
         weight: Acceptance ``(C,)``, some of it above zero.
         time: Length of the trajectories.
     """
-    share = (weight / weight.sum()).unsqueeze(-1)
-    end = end - (share * end).sum(dim=0)
-    start = start - start.mean(dim=0)
+    start, end = _from_mean(start, torch.ones_like(weight)), _from_mean(end, weight)
     change = dot64(end, end) - dot64(start, start)
-    return time * float((share.squeeze(-1) * change * dot64(end, velocity)).sum())
+    return time * float((weight / weight.sum() * change * dot64(end, velocity)).sum())
 
 
 def spread(start: Tensor, end: Tensor, weight: Tensor) -> float:
@@ -73,11 +71,14 @@ def spread(start: Tensor, end: Tensor, weight: Tensor) -> float:
 
 def _squared_distance(z: Tensor, weight: Tensor) -> tuple[float, float]:
     """Mean and variance of the squared distances from the mean."""
-    share = weight / weight.sum()
-    z = z - (share.unsqueeze(-1) * z).sum(dim=0)
+    share, z = weight / weight.sum(), _from_mean(z, weight)
     squared = dot64(z, z)
     mean = (share * squared).sum()
     return float(mean), float((share * (squared - mean).square()).sum())
+
+
+def _from_mean(z: Tensor, weight: Tensor) -> Tensor:
+    return z - ((weight / weight.sum()).unsqueeze(-1) * z).sum(dim=0)
 
 
 class TrajectoryLengthTuner:
@@ -105,18 +106,17 @@ class TrajectoryLengthTuner:
         _check_number(len(state.position))
         if math.isnan(self._log_length) or self._are_other_units(kernel.scale):
             self._begin(self._first_length(kernel))
-            kernel = self._with_length(kernel)
+            kernel = _with_length(kernel, self._log_length)
         self._scale = kernel.scale
         if not bool(info.finished.all()):
             return kernel
         self._climb(kernel, state, info)
-        return self._with_length(kernel)
+        return _with_length(kernel, self._log_length)
 
     def finish(self, kernel: Any) -> Any:
         """The kernel with the averaged length."""
-        if math.isnan(self._log_length):
-            return kernel
-        return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_average))
+        has_begun = not math.isnan(self._log_length)
+        return _with_length(kernel, self._log_average) if has_begun else kernel
 
     def _first_length(self, kernel: Any) -> float:
         if kernel.scale is not None:
@@ -137,9 +137,6 @@ class TrajectoryLengthTuner:
         self._slope = self._square = 0.0
         self._count = 0
 
-    def _with_length(self, kernel: Any) -> Any:
-        return dataclasses.replace(kernel, trajectory_length=math.exp(self._log_length))
-
     def _climb(self, kernel: Any, state: Any, info: Any) -> None:
         step_size = float(info.step_size[0])
         gradient = _relative_gradient(kernel.scale, state, info, step_size)
@@ -159,6 +156,10 @@ class TrajectoryLengthTuner:
         square = self._square / (1.0 - _DECAY**self._count)
         update = _LEARNING_RATE * slope / (math.sqrt(square) + 1e-8)
         return min(max(update, -_LARGEST_UPDATE), _LARGEST_UPDATE)
+
+
+def _with_length(kernel: Any, log_length: float) -> Any:
+    return dataclasses.replace(kernel, trajectory_length=math.exp(log_length))
 
 
 def _relative_gradient(
@@ -190,8 +191,8 @@ def _in_unit_scale(x: Tensor, scale: Tensor | None) -> Tensor:
 
 def _widths(scale: Tensor) -> Tensor:
     """Standard deviations ``(dim,)``."""
-    widths: Tensor = scale.detach() if scale.ndim == 1 else scale.detach().norm(dim=-1)
-    return widths
+    scale = scale.detach()
+    return scale if scale.ndim == 1 else scale.norm(dim=-1)
 
 
 def _check_number(num_chains: int) -> None:
