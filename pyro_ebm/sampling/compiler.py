@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyro_ebm.potentials.graphs.group_sums import sum_by_group
 from pyro_ebm.potentials.graphs.large_products import straighten_weights, use_onednn
 from pyro_ebm.potentials.graphs.sums import multiply_by_ones
 from pyro_ebm.potentials.graphs.tracing import same_validation
@@ -48,6 +49,7 @@ class Compiler:
         """The compiled function; ``function`` is called once, with the examples."""
         with self.timed(), torch.no_grad(), same_validation():
             graph = make_fx(function)(*examples)
+            sum_by_group(graph)
             multiply_by_ones(graph)
             use_onednn(graph.graph, _tensors(graph))
             straighten_weights(graph)
