@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from pyro_ebm.potentials.graphs.sums import is_precise
 
@@ -13,6 +14,9 @@ _aten = torch.ops.aten
 
 _FEW = 100
 """Groups: a product takes time for each number and each group."""
+
+_LARGEST = 2**24
+"""Numbers of the matrix of a product."""
 
 _MOST_PLACES = 2
 """Places for each member: groups of very different sizes would leave most places empty."""
@@ -31,81 +35,124 @@ def sum_by_group(module: fx.GraphModule) -> None:
     >>> group, zeros = torch.tensor([0, 1, 0, 1]), torch.zeros(3, 2)
     >>> module = make_fx(lambda x: zeros.index_add(1, group, x))(torch.zeros(3, 4))
     >>> sum_by_group(module)
-    >>> [str(node.target) for node in module.graph.nodes][3:-1]
-    ['aten.mm.default', 'aten.add.Tensor']
+    >>> [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    ['aten.permute.default', 'aten.mm.default', 'aten.permute.default', 'aten.add.Tensor']
     >>> module(torch.arange(12.0).view(3, 4))[0]
     tensor([2., 4.])
     """
+    rewriter = _Rewriter(module)
     for node in list(module.graph.nodes):
-        if _adds_at_constant(node):
-            index = getattr(module, node.args[2].target)
-            sums = _multiplied(module, node, index) or _fetched(module, node, index)
-            if sums is not None:
-                _replace(module, node, sums)
+        if _adds_on_cpu(node):
+            rewriter.rewrite(node)
     module.graph.eliminate_dead_code()
     module.recompile()
 
 
-def _adds_at_constant(node: Any) -> bool:
-    if node.target is not _aten.index_add.default or node.kwargs or node.args[2].op != "get_attr":
-        return False
-    target = node.args[0].meta.get("val")
-    return isinstance(target, Tensor) and target.ndim > 0 and target.device.type == "cpu"
+class _Rewriter:
+    """Puts operations and constants in place of additions; equal constants are made once."""
 
+    def __init__(self, module: fx.GraphModule) -> None:
+        self._module = module
+        self._names: dict[Any, str] = {}
 
-def _multiplied(module: fx.GraphModule, node: Any, index: Tensor) -> fx.Node | None:
-    target, dim, _, values = node.args
-    like = target.meta["val"]
-    is_matrix = like.ndim == 2 and dim % 2 == 1 and like.shape[1] <= _FEW
-    if not (is_matrix and like.dtype in {torch.float32, torch.float64} and is_precise(like.dtype)):
-        return None
-    belongs = index.unsqueeze(-1) == torch.arange(like.shape[1], device=index.device)
-    with module.graph.inserting_before(node):
-        ones = _constant(module, node, "ones", belongs.to(like.dtype))
-        product: fx.Node = module.graph.call_function(_aten.mm.default, (values, ones))
-    product.meta["val"] = like
-    return product
+    def rewrite(self, node: Any) -> None:
+        index = _known(self._module, node.args[2])
+        if index is None or index.ndim != 1 or len(index) == 0:
+            return
+        with self._module.graph.inserting_before(node):
+            sums = self._multiplied(node, index) or self._fetched(node, index)
+            if sums is None:
+                return
+            total = self._call(_aten.add.Tensor, node.args[0], sums)
+        total.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(total)
+        self._module.graph.erase_node(node)
 
+    def _multiplied(self, node: Any, index: Tensor) -> fx.Node | None:
+        target, dim, _, values = node.args
+        like = target.meta["val"]
+        is_matrix = like.ndim == 2 and dim % 2 == 1 and is_precise(like.dtype)
+        if not is_matrix or like.shape[1] > _FEW or like.shape[1] * len(index) > _LARGEST:
+            return None
+        groups = torch.arange(like.shape[1], device=index.device)
+        belongs = (groups.unsqueeze(-1) == index).to(like.dtype)
+        ones = self._constant(f"ones_{like.shape[1]}_{like.dtype}", index, belongs)
+        turned = self._call(_aten.permute.default, values, [1, 0])
+        turned.meta["val"] = values.meta["val"].mT
+        product = self._call(_aten.mm.default, ones, turned)
+        product.meta["val"] = like.mT
+        return self._call(_aten.permute.default, product, [1, 0])
 
-def _fetched(module: fx.GraphModule, node: Any, index: Tensor) -> fx.Node | None:
-    target, dim, _, values = node.args
-    shape = list(target.meta["val"].shape)
-    members = _members(index, shape[dim])
-    if members.numel() > _MOST_PLACES * index.numel():
-        return None
-    dim %= len(shape)
-    graph, is_empty = module.graph, members < 0
-    with graph.inserting_before(node):
-        places = _constant(module, node, "places", members.clamp(min=0).flatten())
-        found = graph.call_function(_aten.index_select.default, (values, dim, places))
+    def _fetched(self, node: Any, index: Tensor) -> fx.Node | None:
+        target, dim, _, values = node.args
+        shape = list(target.meta["val"].shape)
+        members = _members(index, shape[dim])
+        if members is None:
+            return None
+        dim %= len(shape)
+        is_empty, name = members < 0, f"of_{shape[dim]}"
+        places = self._constant(f"places_{name}", index, members.clamp(min=0).flatten())
+        found = self._call(_aten.index_select.default, values, dim, places)
         if bool(is_empty.any()):
             mask = is_empty.reshape(-1, *(1 for _ in shape[dim + 1 :]))
-            empty = _constant(module, node, "empty", mask)
-            found = graph.call_function(_aten.masked_fill.Scalar, (found, empty, 0.0))
+            empty = self._constant(f"empty_{name}_{mask.ndim}", index, mask)
+            found = self._call(_aten.masked_fill.Scalar, found, empty, 0.0)
         shape[dim : dim + 1] = members.shape
-        found = graph.call_function(_aten.view.default, (found, shape))
-        return graph.call_function(_aten.sum.dim_IntList, (found, [dim + 1]))
+        found = self._call(_aten.view.default, found, shape)
+        return self._call(_aten.sum.dim_IntList, found, [dim + 1])
+
+    def _call(self, operation: OpOverload[..., Any], *args: Any) -> fx.Node:
+        return self._module.graph.call_function(operation, args)
+
+    def _constant(self, kind: str, index: Tensor, value: Tensor) -> fx.Node:
+        """What is made of an index, which several steps in one graph have in common."""
+        key = kind, index.numpy().tobytes()
+        name = self._names.setdefault(key, f"_group_sums_{len(self._names)}")
+        if not hasattr(self._module, name):
+            self._module.register_buffer(name, value)
+        constant: fx.Node = self._module.graph.get_attr(name)
+        constant.meta["val"] = value
+        return constant
 
 
-def _members(index: Tensor, num_groups: int) -> Tensor:
+def _adds_on_cpu(node: Any) -> bool:
+    if node.target is not _aten.index_add.default or node.kwargs:
+        return False
+    target = node.args[0].meta.get("val")
+    is_there = isinstance(target, Tensor) and target.device.type == "cpu"
+    return is_there and target.ndim > 0 and target.dtype in {torch.float32, torch.float64}
+
+
+def _known(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """The value of a node that is made of constants only."""
+    if node.op == "get_attr":
+        value: Tensor = getattr(module, str(node.target))
+        is_fixed = value.device.type == "cpu" and all(map(_is_pure, node.users))
+        return value if is_fixed else None
+    if not _is_pure(node):
+        return None
+    parts = {part: _known(module, part) for part in node.all_input_nodes}
+    if not parts or any(value is None for value in parts.values()):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), parts.__getitem__)
+    result: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]  # it is an operation
+    return result
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Whether an operation writes to nothing and draws no random numbers."""
+    if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable:
+        return False
+    return torch.Tag.nondeterministic_seeded not in node.target.tags
+
+
+def _members(index: Tensor, num_groups: int) -> Tensor | None:
     """Places of each group's members ``(group, member)``; -1 where there is none."""
     counts = torch.bincount(index, minlength=num_groups)
-    is_member = torch.arange(int(counts.max()), device=index.device) < counts.unsqueeze(-1)
+    largest = int(counts.max())
+    if num_groups * largest > _MOST_PLACES * len(index):
+        return None
+    is_member = torch.arange(largest, device=index.device) < counts.unsqueeze(-1)
     members = torch.full_like(is_member, -1, dtype=torch.int64)
     members[is_member] = index.argsort(stable=True)
     return members
-
-
-def _replace(module: fx.GraphModule, node: Any, sums: fx.Node) -> None:
-    with module.graph.inserting_before(node):
-        total = module.graph.call_function(_aten.add.Tensor, (node.args[0], sums))
-    total.meta["val"] = node.meta["val"]
-    node.replace_all_uses_with(total)
-    module.graph.erase_node(node)
-
-
-def _constant(module: fx.GraphModule, node: fx.Node, name: str, value: Tensor) -> fx.Node:
-    module.register_buffer(f"_{node.name}_{name}", value)
-    constant: fx.Node = module.graph.get_attr(f"_{node.name}_{name}")
-    constant.meta["val"] = value
-    return constant

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_ebm.core.positions import chains_innermost
 from pyro_ebm.potentials.graphs import group_sums
 from pyro_ebm.potentials.graphs.group_sums import sum_by_group
 from pyro_ebm.sampling.compiler import Compiler
@@ -68,6 +69,74 @@ def test_many_groups_fetch_their_members(case, monkeypatch):
     torch.testing.assert_close(module(x), function(x))
 
 
+@pytest.mark.parametrize("few", [100, 0])
+@pytest.mark.parametrize("case", CASES)
+def test_chains_may_lie_innermost(case, few, monkeypatch):
+    monkeypatch.setattr(group_sums, "_FEW", few)
+    function, x = CASES[case]
+    x = chains_innermost(x)
+    torch.testing.assert_close(_rewritten(function, x)[0](x), function(x))
+
+
+def test_products_are_for_few_groups_and_numbers(monkeypatch):
+    function, x = _added(EVEN, 3)
+    for name, enough in (("_FEW", 3), ("_LARGEST", 3 * len(EVEN))):
+        with monkeypatch.context() as patch:
+            patch.setattr(group_sums, name, enough)
+            assert _aten.mm.default in _rewritten(function, x)[1]
+            patch.setattr(group_sums, name, enough - 1)
+            assert _aten.mm.default not in _rewritten(function, x)[1]
+
+
+def test_steps_of_one_graph_share_what_is_made_of_an_index(monkeypatch):
+    zeros = torch.zeros(CHAINS, 4)
+
+    def steps(x):
+        return zeros.index_add(1, UNEVEN, x) + zeros.index_add(1, UNEVEN.clone(), x.exp())
+
+    for few, num_constants in ((100, 1), (0, 2)):
+        monkeypatch.setattr(group_sums, "_FEW", few)
+        x = torch.rand(CHAINS, 4)
+        module, _ = _rewritten(steps, x)
+        made = [name for name, _ in module.named_buffers() if name.startswith("_group_sums")]
+        assert len(made) == num_constants
+        torch.testing.assert_close(module(x), steps(x))
+
+
+def test_indices_made_of_constants_are_constants():
+    zeros, index = torch.zeros(CHAINS, 3), EVEN - 3
+
+    def function(x):
+        return zeros.index_add(1, torch.where(index < 0, index + 3, index), x)
+
+    x = torch.rand(CHAINS, 6)
+    module, targets = _rewritten(function, x)
+    assert _aten.index_add.default not in targets
+    torch.testing.assert_close(module(x), function(x))
+
+
+@pytest.mark.parametrize("few", [100, 0])
+def test_what_needs_no_sums_is_left_alone(few, monkeypatch):
+    monkeypatch.setattr(group_sums, "_FEW", few)
+    one, none = torch.tensor(1), torch.empty(0, dtype=torch.int64)
+    zeros = torch.zeros(CHAINS, 3)
+    for function, x in (
+        (lambda x: zeros.index_add(1, one, x), torch.rand(CHAINS, 1)),
+        (lambda x: zeros.index_add(1, none, x), torch.rand(CHAINS, 0)),
+        (lambda x: zeros.int().index_add(1, EVEN, x), torch.ones(CHAINS, 6, dtype=torch.int32)),
+    ):
+        module, targets = _rewritten(function, x)
+        assert _aten.index_add.default in targets
+        torch.testing.assert_close(module(x), function(x))
+
+
+def test_a_large_group_among_many_takes_no_memory():
+    index = torch.cat([torch.zeros(10**6, dtype=torch.int64), torch.arange(10**6)])
+    zeros = torch.zeros(1, 10**6, dtype=torch.float32)
+    x = torch.ones(1, 2 * 10**6, dtype=torch.float32)
+    assert _aten.index_add.default in _rewritten(lambda x: zeros.index_add(1, index, x), x)[1]
+
+
 @pytest.mark.parametrize("case", OTHER_AXES)
 def test_products_are_for_matrices(case):
     function, x = OTHER_AXES[case]
@@ -77,7 +146,7 @@ def test_products_are_for_matrices(case):
 def test_what_is_infinite_stays_in_its_group_if_groups_fetch(monkeypatch):
     monkeypatch.setattr(group_sums, "_FEW", 0)
     function, x = _added(UNEVEN, 4)
-    x[0, 1] = torch.inf
+    x[0, 0] = torch.inf  # which is what empty places hold until they are emptied
     module, _ = _rewritten(function, x)
     torch.testing.assert_close(module(x), function(x))
 
@@ -115,12 +184,14 @@ def test_products_of_less_precision_are_not_used():
         assert (_aten.mm.default in _rewritten(*CASES[case])[1]) is is_product
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
-@pytest.mark.parametrize("few", [100, 0])
-@pytest.mark.parametrize(("index", "num_groups"), [(EVEN.repeat(40), 3), (UNEVEN.repeat(40), 4)])
-def test_compiled_code_sums_the_same(few, index, num_groups, monkeypatch):
+@pytest.mark.parametrize(("few", "is_product"), [(100, True), (0, False)])
+def test_compiled_code_sums_the_same(few, is_product, monkeypatch):
     monkeypatch.setattr(group_sums, "_FEW", few)
-    function, x = _added(index, num_groups)
-    (compiled,) = Compiler()(lambda x: [function(x)], [x])(x)
-    torch.testing.assert_close(compiled, function(x))
+    function, x = _added(UNEVEN.repeat(40), 4)
+    compiled = Compiler()(lambda x: [function(x)], [x])
+    with torch.profiler.profile() as profile:
+        (sums,) = compiled(x)
+    made = {event.key for event in profile.key_averages()}
+    assert ("aten::mm" in made) is is_product
+    torch.testing.assert_close(sums, function(x))
