@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def sum_by_group(module: fx.GraphModule) -> None:
     The gradient of ``intercepts[group]`` adds numbers where the constant ``group`` points to. A
     compiler makes that a loop over the numbers, in which threads must guard every addition: two
     took longer than one. Numbers ``(C, N)`` of few groups are multiplied with a matrix of ones and
-    zeros ``(N, groups)`` (which makes NaN of all sums of a chain in which a number is infinite);
+    zeros ``(groups, N)`` (which makes NaN of all sums of a chain in which a number is infinite);
     otherwise each group fetches its own. Only on a CPU.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
@@ -49,11 +50,15 @@ def sum_by_group(module: fx.GraphModule) -> None:
 
 
 class _Rewriter:
-    """Puts operations and constants in place of additions; equal constants are made once."""
+    """Puts operations and constants in place of additions.
+
+    What is made of an index is made once: the steps of a graph have it in common.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         self._module = module
-        self._names: dict[Any, str] = {}
+        self._names: dict[tuple[str, bytes], str] = {}
+        self._members: dict[tuple[int, bytes], Tensor | None] = {}
 
     def rewrite(self, node: Any) -> None:
         index = _known(self._module, node.args[2])
@@ -71,12 +76,15 @@ class _Rewriter:
     def _multiplied(self, node: Any, index: Tensor) -> fx.Node | None:
         target, dim, _, values = node.args
         like = target.meta["val"]
-        is_matrix = like.ndim == 2 and dim % 2 == 1 and is_precise(like.dtype)
-        if not is_matrix or like.shape[1] > _FEW or like.shape[1] * len(index) > _LARGEST:
+        num_groups, dtype = like.shape[dim], like.dtype
+        is_matrix = like.ndim == 2 and dim % 2 == 1 and is_precise(dtype)
+        if not is_matrix or num_groups > _FEW or num_groups * len(index) > _LARGEST:
             return None
-        groups = torch.arange(like.shape[1], device=index.device)
-        belongs = (groups.unsqueeze(-1) == index).to(like.dtype)
-        ones = self._constant(f"ones_{like.shape[1]}_{like.dtype}", index, belongs)
+        ones = self._constant(
+            f"ones_{num_groups}_{dtype}",
+            index,
+            lambda: (torch.arange(num_groups).unsqueeze(-1) == index).to(dtype),
+        )
         turned = self._call(_aten.permute.default, values, [1, 0])
         turned.meta["val"] = values.meta["val"].mT
         product = self._call(_aten.mm.default, ones, turned)
@@ -86,16 +94,17 @@ class _Rewriter:
     def _fetched(self, node: Any, index: Tensor) -> fx.Node | None:
         target, dim, _, values = node.args
         shape = list(target.meta["val"].shape)
-        members = _members(index, shape[dim])
+        members = self._members_of(index, shape[dim])
         if members is None:
             return None
         dim %= len(shape)
-        is_empty, name = members < 0, f"of_{shape[dim]}"
-        places = self._constant(f"places_{name}", index, members.clamp(min=0).flatten())
+        name, after = f"of_{shape[dim]}", [1] * len(shape[dim + 1 :])
+        places = self._constant(f"places_{name}", index, lambda: members.clamp(min=0).flatten())
         found = self._call(_aten.index_select.default, values, dim, places)
-        if bool(is_empty.any()):
-            mask = is_empty.reshape(-1, *(1 for _ in shape[dim + 1 :]))
-            empty = self._constant(f"empty_{name}_{mask.ndim}", index, mask)
+        if bool((members < 0).any()):
+            empty = self._constant(
+                f"empty_{name}_{len(after)}", index, lambda: (members < 0).reshape(-1, *after)
+            )
             found = self._call(_aten.masked_fill.Scalar, found, empty, 0.0)
         shape[dim : dim + 1] = members.shape
         found = self._call(_aten.view.default, found, shape)
@@ -104,14 +113,19 @@ class _Rewriter:
     def _call(self, operation: OpOverload[..., Any], *args: Any) -> fx.Node:
         return self._module.graph.call_function(operation, args)
 
-    def _constant(self, kind: str, index: Tensor, value: Tensor) -> fx.Node:
-        """What is made of an index, which several steps in one graph have in common."""
+    def _members_of(self, index: Tensor, num_groups: int) -> Tensor | None:
+        key = num_groups, index.numpy().tobytes()
+        if key not in self._members:
+            self._members[key] = _members(index, num_groups)
+        return self._members[key]
+
+    def _constant(self, kind: str, index: Tensor, make: Callable[[], Tensor]) -> fx.Node:
         key = kind, index.numpy().tobytes()
-        name = self._names.setdefault(key, f"_group_sums_{len(self._names)}")
-        if not hasattr(self._module, name):
-            self._module.register_buffer(name, value)
-        constant: fx.Node = self._module.graph.get_attr(name)
-        constant.meta["val"] = value
+        if key not in self._names:
+            self._names[key] = f"_group_sums_{len(self._names)}"
+            self._module.register_buffer(self._names[key], make())
+        constant: fx.Node = self._module.graph.get_attr(self._names[key])
+        constant.meta["val"] = getattr(self._module, self._names[key])
         return constant
 
 
@@ -152,7 +166,7 @@ def _members(index: Tensor, num_groups: int) -> Tensor | None:
     largest = int(counts.max())
     if num_groups * largest > _MOST_PLACES * len(index):
         return None
-    is_member = torch.arange(largest, device=index.device) < counts.unsqueeze(-1)
+    is_member = torch.arange(largest) < counts.unsqueeze(-1)
     members = torch.full_like(is_member, -1, dtype=torch.int64)
     members[is_member] = index.argsort(stable=True)
     return members
