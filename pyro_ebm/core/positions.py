@@ -23,13 +23,35 @@ def chains_innermost(x: Tensor) -> Tensor:
     return x.movedim(0, -1).contiguous().movedim(-1, 0) if x.ndim > 1 else x
 
 
+def lies_in_rows(x: Tensor) -> bool:
+    """Whether the coordinates of one chain are neighbours in memory, and those of others are not.
+
+    >>> lies_in_rows(torch.zeros(1024, 10)), lies_in_rows(torch.zeros(10, 1024).mT)
+    (True, False)
+    """
+    return x.is_contiguous() and not x.mT.is_contiguous()
+
+
+def layout_of(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """What puts other tensors ``(C, ...)`` as the positions ``x`` lie: loops run through both."""
+    return Tensor.contiguous if lies_in_rows(x) else chains_innermost
+
+
+def empty_rows(num_rows: int, x: Tensor) -> Tensor:
+    """Room for as many tensors like ``x`` ``(C, dim)``, each of which lies as ``x`` does."""
+    if lies_in_rows(x):
+        return x.new_empty(num_rows, *x.shape)
+    return x.new_empty(num_rows, *x.mT.shape).mT
+
+
 def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers of the shape, type and memory layout of ``x`` ``(C, dim)``.
 
-    The same numbers for each layout: they are drawn coordinate by coordinate.
+    They are drawn in the order in which they lie, which to turn took a tenth of a step.
     """
-    noise = torch.randn(x.mT.shape, generator=generator, dtype=x.dtype, device=x.device).mT
-    return noise.contiguous() if x.is_contiguous() else noise
+    shape = x.shape if lies_in_rows(x) else x.mT.shape
+    noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+    return noise if lies_in_rows(x) else noise.mT
 
 
 def uniform_noise(

@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.positions import lies_in_rows
+
 _FIRST_LEVEL = 2
 
 _FEW_NUMBERS = 2**18
@@ -26,6 +28,8 @@ def empty_checkpoints(momentum: Tensor, max_tree_depth: int) -> Tensor:
     """Room ``(C, level, 2, dim)`` for the levels inside the largest sub-tree."""
     num_chains, dim = momentum.shape
     num_levels = max(0, max_tree_depth - _FIRST_LEVEL)
+    if lies_in_rows(momentum):
+        return momentum.new_zeros(num_chains, num_levels, 2, dim)
     return momentum.new_zeros(num_levels, 2, dim, num_chains).permute(3, 0, 1, 2)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.positions import empty_rows
 from pyro_ebm.core.types import Chains, Info, State
 
 
@@ -65,7 +66,7 @@ class DrawStorage:
         gradient of a network.
         """
         rows = self._rows_of(count, info.finished)
-        positions[rows, :, self._chain] = state.position
+        positions[rows, self._chain] = state.position
         values = [value.double() for value in _of_draws(info).values()]
         stats[rows, :, self._chain] = torch.stack(values, dim=-1)
         return count + info.finished, rows
@@ -90,24 +91,25 @@ class DrawStorage:
         return {
             "num_draws": self.num_draws,
             "count": self._count,
-            "positions": self._positions[rows].mT.masked_fill(is_empty, 0.0),
+            "positions": self._positions[rows].masked_fill(is_empty, 0.0),
             "stats": self._stats[rows].mT.masked_fill(is_empty, 0.0),
             "dtypes": {name: str(dtype) for name, dtype in self._dtypes.items()},
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], position: Tensor) -> None:
         """Go on from what :meth:`state_dict` gave, perhaps with room for more draws.
 
-        What chains drew beyond the room that there was then is drawn again.
+        What chains drew beyond the room that there was then is drawn again. Draws lie in memory
+        as ``position`` does.
         """
         if state_dict["count"] is None:
             return
         positions, stats = state_dict["positions"], state_dict["stats"]
         dtypes = {name: getattr(torch, dtype[6:]) for name, dtype in state_dict["dtypes"].items()}
-        self._allocate(positions.new_empty(positions.shape[1:]), dtypes)
+        self._allocate(position, dtypes)
         first = self._first_row()
         rows = torch.arange(first, first + len(positions), device=positions.device) % self.num_rows
-        self._positions[rows], self._stats[rows] = positions.mT, stats.mT
+        self._positions[rows], self._stats[rows] = positions, stats.mT
         self._count = state_dict["count"]
         if self.num_draws > state_dict["num_draws"]:
             self._count = self._count.clamp(max=state_dict["num_draws"] * self.thinning)
@@ -142,7 +144,7 @@ class DrawStorage:
     def _chains(self, rows: slice | Tensor) -> Chains:
         stats = self._stats[rows].permute(2, 0, 1)
         return Chains(
-            positions=self._positions[rows].permute(2, 0, 1),
+            positions=self._positions[rows].transpose(0, 1),
             stats={
                 name: stats[..., i].to(torch.float64 if dtype.is_floating_point else dtype)
                 for i, (name, dtype) in enumerate(self._dtypes.items())
@@ -154,8 +156,8 @@ class DrawStorage:
         self._dtypes = dtypes
         self._plan(num_chains * (dim * position.element_size() + 8 * len(dtypes)))
         rows, device = self.num_rows + 1, position.device
-        # Chains lie innermost, as they do in states: to turn them took longer than a gradient.
-        self._positions = position.new_empty(rows, dim, num_chains)
+        # As they lie in states: to turn them took longer than a gradient.
+        self._positions = empty_rows(rows, position)
         self._stats = torch.empty(rows, len(dtypes), num_chains, dtype=torch.float64, device=device)
         self._chain = torch.arange(num_chains, device=position.device)
         self._full_count = torch.full_like(self._chain, self.num_draws * self.thinning)

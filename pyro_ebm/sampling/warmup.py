@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.positions import (
-    chains_innermost,
     fields_like,
     map_fields,
     select,
@@ -310,7 +309,7 @@ class WarmUp:
 def _put(field: Tensor, where: Tensor, values: Tensor) -> Tensor:
     field = field.clone()
     field[where] = values
-    return chains_innermost(field)
+    return field
 
 
 def _unless_most(chains: Tensor) -> Tensor:

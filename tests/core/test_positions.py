@@ -7,7 +7,16 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from pyro_ebm.core.positions import choose, dot64, select
+from pyro_ebm.core.positions import (
+    chains_innermost,
+    choose,
+    dot64,
+    empty_rows,
+    layout_of,
+    lies_in_rows,
+    normal_noise,
+    select,
+)
 
 
 class State(NamedTuple):
@@ -53,3 +62,38 @@ def test_select_keeps_the_fields_of_a_chain_together():
 def test_select_refuses_states_of_different_length():
     with pytest.raises(ValueError, match="zip"):
         select(torch.ones(2, dtype=torch.bool), (torch.ones(2),), (torch.ones(2), torch.ones(2)))
+
+
+ROWS = torch.zeros(5, 3)
+LAYOUTS = pytest.mark.parametrize(
+    "x", [ROWS, chains_innermost(ROWS), torch.zeros(1, 3), torch.zeros(5, 1)]
+)
+
+
+@LAYOUTS
+def test_what_is_made_for_positions_lies_as_they_do(x):
+    for made in (x, normal_noise(x, None), empty_rows(4, x)[2]):
+        assert layout_of(x)(made).data_ptr() == made.data_ptr()
+
+
+@LAYOUTS
+def test_what_lies_otherwise_is_turned(x):
+    for other in (torch.arange(15.0).reshape(5, 3), torch.arange(15.0).reshape(3, 5).mT):
+        turned = layout_of(x)(other)
+        assert torch.equal(turned, other)
+        assert turned.is_contiguous() == lies_in_rows(x)
+
+
+def test_one_chain_and_one_coordinate_lie_both_ways():
+    assert lies_in_rows(ROWS)
+    assert not any(map(lies_in_rows, (ROWS[:1], ROWS[:, :1].contiguous(), chains_innermost(ROWS))))
+
+
+def test_noise_is_standard_normal_either_way():
+    """Every number once, in the order in which they lie."""
+    noises = [
+        normal_noise(x, torch.Generator().manual_seed(0)) for x in (ROWS, chains_innermost(ROWS))
+    ]
+    flat = torch.randn(15, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noises[0].flatten(), flat)
+    assert torch.equal(noises[1].mT.flatten(), flat)

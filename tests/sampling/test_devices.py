@@ -121,6 +121,7 @@ def _positions(kernel, target, device, **settings):
 @every_device
 @every_target
 @every_kernel
+@pytest.mark.filterwarnings("ignore:only .* of the swaps")  # of three replicas: not asked for here
 def test_every_tensor_is_made_where_the_chains_are(kernel, target, device):
     positions = _positions(kernel, target, device)
     assert positions.device.type == device

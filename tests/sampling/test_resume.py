@@ -344,8 +344,8 @@ def lose(monkeypatch, key, value):
 def one_too_many(monkeypatch):
     original = DrawStorage.load_state_dict
 
-    def load(self, state_dict):
-        original(self, state_dict)
+    def load(self, state_dict, position):
+        original(self, state_dict, position)
         if self._count is not None:
             self._count = self._count + 1
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_ebm.energies import GaussianEnergy
+from pyro_ebm.core.positions import chains_innermost
+from pyro_ebm.energies import GaussianEnergy, MLPEnergy
 from pyro_ebm.kernels import HMC, MALA, NUTS, SGLD, ChEESHMC, ReplicaExchange, UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling import MCMC, compiler
@@ -30,10 +32,17 @@ def _potential():
     return EnergyPotential(GaussianEnergy(torch.zeros(3), precision=PRECISION))
 
 
-def _walks(kernel, potential, num_steps):
+def _wide():
+    """Wide enough for chains that lie one after the other."""
+    torch.manual_seed(0)
+    return EnergyPotential(MLPEnergy(32, hidden=(8,)))
+
+
+def _walks(kernel, potential, num_steps, lay_out=Tensor.contiguous):
     """States of both ways to step, from the same start with the same noise."""
     generator = torch.Generator().manual_seed(0)
-    start = kernel.init(potential, torch.randn(6, potential.dim), generator)
+    position = lay_out(torch.randn(6, potential.dim))
+    start = kernel.init(potential, position, generator)
     noises = [kernel.noise(start, generator) for _ in range(num_steps)]
     for step in (eager_steps(potential), CompiledSteps(potential, Compiler())):
         state, reports = start, []
@@ -43,10 +52,12 @@ def _walks(kernel, potential, num_steps):
         yield state, reports
 
 
+@pytest.mark.parametrize("lay_out", [chains_innermost, Tensor.contiguous])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-def test_graphs_make_the_same_steps(kernel, interpreted):
+def test_graphs_make_the_same_steps(kernel, lay_out, interpreted):
     del interpreted
-    (state, reports), (other, others) = _walks(kernel, _potential(), 60)
+    (state, reports), (other, others) = _walks(kernel, _potential(), 60, lay_out)
+    assert state.position.stride() == other.position.stride() == lay_out(state.position).stride()
     torch.testing.assert_close(state.position, other.position)
     for one, two in zip(reports, others, strict=True):
         assert type(one) is type(two)
@@ -54,22 +65,24 @@ def test_graphs_make_the_same_steps(kernel, interpreted):
             torch.testing.assert_close(field, twin)
 
 
+@pytest.mark.parametrize("lay_out", [chains_innermost, Tensor.contiguous])
 @pytest.mark.parametrize("cls", [SGLD, ChEESHMC, ReplicaExchange])
-def test_graphs_of_the_other_kernels(cls, interpreted):
+def test_graphs_of_the_other_kernels(cls, lay_out, interpreted):
     del interpreted
     potential = EnergyPotential(GaussianEnergy.standard((6,)))
     for factory in FACTORIES[cls].values():
-        (state, _), (other, _) = _walks(factory(), potential, 20)
+        (state, _), (other, _) = _walks(factory(), potential, 20, lay_out)
         torch.testing.assert_close(state.position, other.position)
 
 
+@pytest.mark.parametrize("potential", [_potential, _wide], ids=["innermost", "rows"])
 @pytest.mark.parametrize("kernel", [MALA, NUTS])
-def test_runs_are_the_same_warm_up_included(kernel, interpreted):
+def test_runs_are_the_same_warm_up_included(kernel, potential, interpreted):
     del interpreted
     runs = []
     for compile_ in (False, True):
         mcmc = MCMC(
-            kernel(_potential()),
+            kernel(potential()),
             20,
             30,
             num_chains=4,
@@ -124,8 +137,10 @@ def test_compiled_code_makes_the_same_steps(kernel):
     [
         NUTS(_potential(), full_mass=True),
         ReplicaExchange(NUTS(_potential()), num_replicas=2, smallest_beta=0.5),
+        NUTS(_wide()),
+        ReplicaExchange(NUTS(_wide()), num_replicas=2, smallest_beta=0.9),
     ],
-    ids=repr,
+    ids=["nuts", "tempering", "nuts in rows", "tempering in rows"],
 )
 def test_compiled_runs_draw_what_eager_ones_do(kernel):
     """Everything at once: states of any shape, tuned scales, storage."""

@@ -11,10 +11,23 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_ebm.potentials.graphs.editing import is_pointwise
-from pyro_ebm.potentials.graphs.products import turn_products
+from pyro_ebm.potentials.graphs.products import sum_thin_products, turn_products
 
 _aten = torch.ops.aten
 _SWAP = [1, 0]
+
+
+def in_rows(function: Callable[..., Any], example: Tensor) -> fx.GraphModule:
+    """The function as a graph without operations in place, for chains one after the other.
+
+    >>> graph = in_rows(lambda x: (x @ torch.ones(5, 1)).add_(1.0), torch.ones(4, 5))
+    >>> [node.name for node in graph.graph.nodes if node.op == "call_function"]
+    ['ones', 't_default', 'mul_tensor', 'sum_dim_int_list', 'add']
+    """
+    module = make_fx(functionalize(function))(example)
+    sum_thin_products(module.graph)
+    module.recompile()
+    return module
 
 
 def oriented(function: Callable[..., Any], example: Tensor) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""Matrix products of chains with data, written with chains innermost."""
+"""Matrix products of chains with data, written for the way in which chains lie in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 _aten = torch.ops.aten
+
+_KEEP = True  # the summed axis, with length one
 
 _FEW = 4
 """Columns: a product of 128 x 2 with 2 x 1024 took BLAS ten times as long as one loop."""
@@ -38,6 +40,25 @@ def turn_products(graph: fx.Graph) -> None:
         graph.eliminate_dead_code()
 
 
+def sum_thin_products(graph: fx.Graph) -> None:
+    """Write products of few columns with few rows, or with one column, as arithmetic and sums.
+
+    For chains that lie one after the other. The arithmetic is part of the loops before and after
+    it, while BLAS took as long for the single number that a network ends with as for a layer.
+    Graphs as of :func:`turn_products`.
+
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> weight, bias, x = torch.ones(1, 5), torch.ones(1), torch.ones(4, 5)
+    >>> graph = make_fx(lambda x: torch.addmm(bias, x, weight.mT))(x).graph
+    >>> sum_thin_products(graph)
+    >>> [node.name for node in graph.nodes if node.op == "call_function"][1:]
+    ['t_default', 'mul_tensor', 'sum_dim_int_list', 'add_tensor']
+    """
+    if not any(map(_looks_at_memory, graph.nodes)):
+        _Thinner(graph).run()
+        graph.eliminate_dead_code()
+
+
 def _looks_at_memory(node: fx.Node) -> bool:
     """Whether results depend on strides, or there is an error for some."""
     if not isinstance(node.target, OpOverload):
@@ -51,13 +72,23 @@ def _is_known(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
 
 
+def _has_one_column(matrix: Tensor) -> bool:
+    """In a type of which products are not summed in another."""
+    return matrix.shape[1] == 1 and _is_summed_as_it_is(matrix)
+
+
+def _is_summed_as_it_is(matrix: Tensor) -> bool:
+    return matrix.device.type == "cpu" and matrix.dtype in {torch.float32, torch.float64}
+
+
 def _has_few_columns(matrix: Tensor) -> bool:
     """One, or a few in a type of which products are not summed in another."""
-    is_plain = matrix.device.type == "cpu" and matrix.dtype in {torch.float32, torch.float64}
-    return 1 <= matrix.shape[1] <= (_FEW if is_plain else 1)
+    return 1 <= matrix.shape[1] <= (_FEW if _is_summed_as_it_is(matrix) else 1)
 
 
-class _Turner:
+class _Rewriter:
+    """Puts other operations in the place of products."""
+
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._varying: set[fx.Node] = set()
@@ -73,27 +104,7 @@ class _Turner:
                 self._varying |= {new} if node in self._varying else set()
 
     def _rewritten(self, node: Any) -> Any:
-        value = node.meta.get("val")
-        if not all(map(_is_known, (node, *node.all_input_nodes))):
-            return node
-        if node.target is _aten.view.default:
-            return self._call(value, _aten.reshape.default, *node.args)
-        if node.target is _aten.mm.default:
-            return self._product(value, *node.args)
-        if node.target is _aten.addmm.default and not node.kwargs:
-            return self._with_bias(value, *node.args)
-        return node
-
-    def _with_bias(self, value: Tensor, bias: fx.Node, one: fx.Node, two: fx.Node) -> fx.Node:
-        """The difference of product and -bias: the compiler would undo a sum of the two."""
-        negative = self._call(bias.meta["val"], _aten.neg.default, bias)
-        return self._call(value, _aten.sub.Tensor, self._product(value, one, two), negative)
-
-    def _product(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
-        if two in self._varying:
-            return self._multiplied(value, one, two)
-        factors = map(self._transposed, (two, one))
-        return self._transposed(self._multiplied(value.mT, *factors))
+        raise NotImplementedError
 
     def _multiplied(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
         """A sum of products of one column with one row each, if they are few."""
@@ -126,3 +137,52 @@ class _Turner:
         node = self._graph.call_function(operation, args)
         node.meta["val"] = value
         return node
+
+
+class _Turner(_Rewriter):
+    def _rewritten(self, node: Any) -> Any:
+        value = node.meta.get("val")
+        if not all(map(_is_known, (node, *node.all_input_nodes))):
+            return node
+        if node.target is _aten.view.default:
+            return self._call(value, _aten.reshape.default, *node.args)
+        if node.target is _aten.mm.default:
+            return self._product(value, *node.args)
+        if node.target is _aten.addmm.default and not node.kwargs:
+            return self._with_bias(value, *node.args)
+        return node
+
+    def _with_bias(self, value: Tensor, bias: fx.Node, one: fx.Node, two: fx.Node) -> fx.Node:
+        """The difference of product and -bias: the compiler would undo a sum of the two."""
+        negative = self._call(bias.meta["val"], _aten.neg.default, bias)
+        return self._call(value, _aten.sub.Tensor, self._product(value, one, two), negative)
+
+    def _product(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
+        if two in self._varying:
+            return self._multiplied(value, one, two)
+        factors = map(self._transposed, (two, one))
+        return self._transposed(self._multiplied(value.mT, *factors))
+
+
+class _Thinner(_Rewriter):
+    def _rewritten(self, node: Any) -> Any:
+        value = node.meta.get("val")
+        if not all(map(_is_known, (node, *node.all_input_nodes))) or node.kwargs:
+            return node
+        if node.target is _aten.mm.default:
+            return self._thin(node, *node.args)
+        if node.target is _aten.addmm.default:
+            bias, *factors = node.args
+            total = self._thin(node, *factors)
+            return node if total is node else self._call(value, _aten.add.Tensor, total, bias)
+        return node
+
+    def _thin(self, node: fx.Node, one: fx.Node, two: fx.Node) -> fx.Node:
+        """The product of the two, or the node itself if that is to stay."""
+        value = node.meta["val"]
+        if _has_few_columns(one.meta["val"]):
+            return self._multiplied(value, one, two)
+        if not _has_one_column(two.meta["val"]):
+            return node
+        terms = self._call(one.meta["val"], _aten.mul.Tensor, one, self._transposed(two))
+        return self._call(value, _aten.sum.dim_IntList, terms, [1], _KEEP)

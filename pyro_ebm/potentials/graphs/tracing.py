@@ -12,12 +12,13 @@ from torch.distributions import Distribution
 from torch.func import grad_and_value, vmap
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.positions import lies_in_rows
 from pyro_ebm.potentials.graphs.aliasing import separate_results
 from pyro_ebm.potentials.graphs.columns import lay_out_columns
 from pyro_ebm.potentials.graphs.folding import FoldedFunction
 from pyro_ebm.potentials.graphs.large_products import use_onednn
 from pyro_ebm.potentials.graphs.merging import merge
-from pyro_ebm.potentials.graphs.orientation import oriented
+from pyro_ebm.potentials.graphs.orientation import in_rows, oriented
 from pyro_ebm.potentials.graphs.recording import OperationRecorder, Recording
 from pyro_ebm.potentials.graphs.rows import share_rows
 from pyro_ebm.potentials.graphs.shrinking import shrink
@@ -65,21 +66,24 @@ def trace(
 
 
 def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
-    """Record ``function`` for use inside code that is compiled as a whole, chains innermost.
+    """Record ``function`` for use inside code that is compiled as a whole.
 
-    What the function holds is taken as it is now.
+    What the function holds is taken as it is now. The graph is written for chains that lie in
+    memory as those of the example.
 
     Raises:
         ModelError: If the graph does not follow the function to another point.
     """
+    write = in_rows if lies_in_rows(example) else oriented
     example = _own(example)
     with torch.no_grad():
         recording, _ = _recorded(function, example)
         if recording.is_regular:
             share_rows(recording, len(example))
-            lay_out_columns(recording)
+            if write is oriented:
+                lay_out_columns(recording)
         separate_results(recording.graph)
-        call: ValueAndGrad = oriented(recording.graph_module(), example)
+        call: ValueAndGrad = write(recording.graph_module(), example)
         check_follows(call, function, example)
     return call
 

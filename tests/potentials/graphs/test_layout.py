@@ -1,4 +1,4 @@
-"""Graphs for compiled steps: the same numbers, with chains innermost."""
+"""Graphs for compiled steps: the same numbers, written for the way in which chains lie."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import torch
 from torch import fx
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.positions import chains_innermost
 from pyro_ebm.energies import MLPEnergy
+from pyro_ebm.potentials.compose import ProximalPotential
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.graphs.columns import lay_out_columns
-from pyro_ebm.potentials.graphs.orientation import oriented
+from pyro_ebm.potentials.graphs.orientation import in_rows, oriented
 from pyro_ebm.potentials.graphs.recording import OperationRecorder
 from pyro_ebm.potentials.graphs.rows import share_rows
 from pyro_ebm.potentials.graphs.tracing import flat_graph
+from pyro_ebm.potentials.layouts import laid_out
 from pyro_ebm.potentials.model import ModelPotential
 
 X = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(dim=1) > 0).double()
 CHAINS = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+INNERMOST = chains_innermost(CHAINS)
 
 
 def regression():
@@ -35,11 +39,12 @@ def _recording(function, *inputs):
     return recorder.recording(results if isinstance(results, tuple) else (results,))
 
 
-def test_the_flat_graph_of_a_model_computes_what_the_model_does():
+@pytest.mark.parametrize("chains", [CHAINS, INNERMOST], ids=["rows", "innermost"])
+def test_the_flat_graph_of_a_model_computes_what_the_model_does(chains):
     potential = ModelPotential(regression)
-    value, grad = potential.value_and_grad(CHAINS)
-    graph = flat_graph(potential.value_and_grad, CHAINS)
-    other, slope = graph(CHAINS)
+    value, grad = potential.value_and_grad(chains)
+    graph = flat_graph(potential.value_and_grad, chains)
+    other, slope = graph(chains)
     torch.testing.assert_close(value, other)
     torch.testing.assert_close(grad, slope)
 
@@ -48,9 +53,9 @@ def test_arithmetic_on_the_data_needs_no_transpose():
     """The products lie ``(data, chains)``, as do all numbers between the two of them."""
     potential = ModelPotential(regression)
     potential.value_and_grad(CHAINS)
-    graph = flat_graph(potential.value_and_grad, CHAINS)
+    graph = flat_graph(potential.value_and_grad, INNERMOST)
     shapes = _ShapesOfTransposes(graph)
-    shapes.run(CHAINS)
+    shapes.run(INNERMOST)
     assert not any(set(shape) == {len(X), len(CHAINS)} for shape in shapes.seen)
 
 
@@ -58,15 +63,28 @@ def test_the_layers_of_a_network_need_no_transpose():
     torch.manual_seed(0)
     energy = MLPEnergy(3, hidden=(40, 7)).double()
     potential = EnergyPotential(energy)
-    graph = flat_graph(potential.value_and_grad, CHAINS)
+    graph = flat_graph(potential.value_and_grad, INNERMOST)
     torch.testing.assert_close(graph(CHAINS), potential.value_and_grad(CHAINS))
     shapes = _ShapesOfTransposes(graph)
-    shapes.run(CHAINS)
+    shapes.run(INNERMOST)
     # That of the second layer is the product of a column with a row, which costs nothing.
     assert not any(set(shape) == {len(CHAINS), 40} for shape in shapes.seen)
     targets = [node.target for node in graph.graph.nodes]
     assert targets.count(torch.ops.aten.mm.default) == 4
     assert torch.ops.aten.addmm.default not in targets
+
+
+def test_the_layers_of_a_network_stay_as_they_are_for_chains_in_rows():
+    """But for the last, which is a sum, and its gradient, a product of a column with a row."""
+    torch.manual_seed(0)
+    potential = EnergyPotential(MLPEnergy(6, hidden=(40, 7)).double())
+    chains = CHAINS.repeat(1, 2)
+    graph = flat_graph(potential.value_and_grad, chains)
+    torch.testing.assert_close(graph(chains), potential.value_and_grad(chains))
+    assert graph(chains)[1].is_contiguous()
+    targets = [node.target for node in graph.graph.nodes]
+    products = [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
+    assert [targets.count(product) for product in products] == [2, 2]
 
 
 class _ShapesOfTransposes(fx.Interpreter):
@@ -110,11 +128,18 @@ class _ShapesOfTransposes(fx.Interpreter):
         lambda x: x[:, :0] @ X[:, :0].mT,
         lambda x: x[:, :2] @ X[:, :2].mT,
         lambda x: torch.ones(6, 1, dtype=torch.float64) @ X[:1] * x,
+        lambda x: x @ X[:1].mT,
+        lambda x: torch.addmm(Y[:1], x, X[:1].mT),
+        lambda x: torch.addmm(Y[:1], x, X[:1].mT, beta=2.0, alpha=0.5),
+        lambda x: x.mT @ x[:, :1],
+        lambda x: x.float() @ X[:1].mT.float(),
+        lambda x: x.half() @ X[:1].mT.half(),
     ],
 )
-def test_orientation_changes_no_number(function):
+@pytest.mark.parametrize("write", [oriented, in_rows])
+def test_writing_products_otherwise_changes_no_number(function, write):
     x = CHAINS.abs()
-    torch.testing.assert_close(oriented(function, x)(x), function(x), equal_nan=True)
+    torch.testing.assert_close(write(function, x)(x), function(x), equal_nan=True)
 
 
 class _SquareByNumpy(torch.autograd.Function):
@@ -158,3 +183,17 @@ def test_only_results_are_laid_out_by_columns():
     matrix, flat = recording.graph_module()(x)
     assert matrix.stride() == (1, 6)
     assert torch.equal(matrix.reshape(-1), flat)
+
+
+def _bowl(dim):
+    return EnergyPotential(lambda x: x.square().sum(-1), event_shape=(dim,))
+
+
+def test_only_energies_of_wide_points_take_them_in_rows():
+    narrow, wide = torch.zeros(6, 31), torch.zeros(6, 32)
+    assert laid_out(_bowl(31), narrow).stride() == (1, 6)
+    for x in (wide, chains_innermost(wide)):
+        assert laid_out(_bowl(32), x).stride() == (32, 1)
+        assert laid_out(_bowl(32) + ProximalPotential(torch.zeros(32), 1.0), x).stride() == (32, 1)
+    beta = dist.Normal(torch.zeros(40), 1.0).to_event(1)
+    assert laid_out(ModelPotential(lambda: pyro.sample("beta", beta)), wide).stride() == (1, 6)
