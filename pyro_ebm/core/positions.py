@@ -11,47 +11,51 @@ from torch import Tensor
 TupleT = TypeVar("TupleT", bound=tuple[Any, ...])
 
 
-def chains_innermost(x: Tensor) -> Tensor:
-    """The same tensor ``(C, ...)``, with neighbouring chains next to each other in memory.
+WIDE = 32
+"""Numbers of a chain that fill a processor's registers: of 16, steps of 1024 chains gain 13 % on a
+network and lose 14 % on a Gaussian if they lie next to each other."""
 
-    There are more chains than coordinates as a rule, and one number for each chain goes with
-    every coordinate, so that loops over chains run at full width. The values are the same.
 
-    >>> chains_innermost(torch.zeros(1024, 10)).stride()
-    (1, 1024)
+def is_wide(x: Tensor) -> bool:
+    """Whether each chain of ``x`` ``(C, ..., n)`` has so many numbers that they lie in a row."""
+    return x.ndim > 1 and x.shape[-1] >= WIDE
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """The same tensor ``(C, ..., n)``, lying in memory as loops over all chains are fastest.
+
+    With few numbers of each chain, neighbouring chains lie next to each other: there are more
+    chains than coordinates, and one number for each chain goes with every coordinate, so that
+    loops run over chains at full width. From 32 numbers on those of one chain do, as layers of
+    networks take and give them.
+
+    >>> laid_out(torch.zeros(1024, 10)).stride(), laid_out(torch.zeros(1024, 64)).stride()
+    ((1, 1024), (64, 1))
     """
-    return x.movedim(0, -1).contiguous().movedim(-1, 0) if x.ndim > 1 else x
+    if x.ndim < 2:
+        return x
+    if is_wide(x):
+        return x.contiguous()
+    return x.movedim(0, -1).contiguous().movedim(-1, 0)
 
 
-def lies_in_rows(x: Tensor) -> bool:
-    """Whether the coordinates of one chain are neighbours in memory, and those of others are not.
-
-    >>> lies_in_rows(torch.zeros(1024, 10)), lies_in_rows(torch.zeros(10, 1024).mT)
-    (True, False)
-    """
-    return x.is_contiguous() and not x.mT.is_contiguous()
-
-
-def layout_of(x: Tensor) -> Callable[[Tensor], Tensor]:
-    """What puts other tensors ``(C, ...)`` as the positions ``x`` lie: loops run through both."""
-    return Tensor.contiguous if lies_in_rows(x) else chains_innermost
-
-
-def empty_rows(num_rows: int, x: Tensor) -> Tensor:
-    """Room for as many tensors like ``x`` ``(C, dim)``, each of which lies as ``x`` does."""
-    if lies_in_rows(x):
-        return x.new_empty(num_rows, *x.shape)
-    return x.new_empty(num_rows, *x.mT.shape).mT
+def room_for(num_draws: int, x: Tensor) -> Tensor:
+    """Empty memory ``(draw, C, n)`` for as many tensors like ``x`` ``(C, n)``, each laid out."""
+    if is_wide(x):
+        return x.new_empty(num_draws, *x.shape)
+    return x.new_empty(num_draws, *x.mT.shape).mT
 
 
 def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers of the shape, type and memory layout of ``x`` ``(C, dim)``.
+    """Standard normal numbers of the shape and type of ``x`` ``(C, n)``.
 
-    They are drawn in the order in which they lie, which to turn took a tenth of a step.
+    The same numbers however ``x`` lies: they are drawn in the order of :func:`laid_out`.
     """
-    shape = x.shape if lies_in_rows(x) else x.mT.shape
+    shape = x.shape if is_wide(x) else x.mT.shape
     noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-    return noise if lies_in_rows(x) else noise.mT
+    if is_wide(x):
+        return noise
+    return noise.mT.contiguous() if x.is_contiguous() else noise.mT
 
 
 def uniform_noise(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import lies_in_rows
+from pyro_ebm.core.positions import laid_out
 
 _FIRST_LEVEL = 2
 
@@ -28,9 +28,7 @@ def empty_checkpoints(momentum: Tensor, max_tree_depth: int) -> Tensor:
     """Room ``(C, level, 2, dim)`` for the levels inside the largest sub-tree."""
     num_chains, dim = momentum.shape
     num_levels = max(0, max_tree_depth - _FIRST_LEVEL)
-    if lies_in_rows(momentum):
-        return momentum.new_zeros(num_chains, num_levels, 2, dim)
-    return momentum.new_zeros(num_levels, 2, dim, num_chains).permute(3, 0, 1, 2)
+    return laid_out(momentum.new_zeros(num_chains, num_levels, 2, dim))
 
 
 def has_turned(left: Tensor, right: Tensor, momentum_sum: Tensor) -> Tensor:
@@ -77,7 +75,7 @@ def turned_in_all_slots(
     checkpoints: Tensor, leaf: Tensor, momentum: Tensor, momentum_sum: Tensor
 ) -> Tensor:
     """Look at every slot of every chain, which for few numbers is faster than to select."""
-    slots = checkpoints.permute(1, 2, 3, 0)  # as they lie in memory
+    slots = checkpoints.permute(1, 2, 3, 0)  # as few coordinates lie in memory
     last = _last_leaves(checkpoints).unsqueeze(-1)
     place = leaf & last
     right, inner = momentum.mT, torch.sub(momentum_sum, momentum, alpha=0.5).mT

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, check_count, check_probability
-from pyro_ebm.core.positions import choose, held, layout_of
+from pyro_ebm.core.positions import choose, held, laid_out
 from pyro_ebm.core.types import Adaptation, Potential
 from pyro_ebm.kernels._hamiltonian import Point
 from pyro_ebm.kernels._ladder import LadderTuner, check_betas, check_stretches, geometric_betas
@@ -180,8 +180,7 @@ class ReplicaExchange(Recipe[ReplicaState]):
         beta, stretch = self._at_each_chain(position)
         spread = position.unsqueeze(1) / stretch.unsqueeze(-1)
         replicated = TemperedPotential(potential, beta.flatten(), stretch.flatten())
-        at = layout_of(position)(spread.flatten(0, 1))
-        inner = self._inner.init(replicated, at, generator)
+        inner = self._inner.init(replicated, laid_out(spread.flatten(0, 1)), generator)
         none = torch.zeros_like(beta, dtype=torch.bool)
         zeros = torch.zeros_like(beta, dtype=torch.float64)
         first = none[:, 0].long()

@@ -102,9 +102,7 @@ class UnderdampedLangevin(Recipe[UnderdampedState]):
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
     ) -> UnderdampedState:
-        velocity = torch.randn(
-            position.shape, generator=generator, dtype=position.dtype, device=position.device
-        )
+        velocity = normal_noise(position, generator)
         return UnderdampedState(position, *potential.value_and_grad(position), velocity)
 
     def noise(self, state: UnderdampedState, generator: torch.Generator | None) -> UnderdampedNoise:

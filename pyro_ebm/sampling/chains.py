@@ -12,9 +12,8 @@ from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.interrupts import uninterrupted
-from pyro_ebm.core.positions import fields_like, held, tensors_of
+from pyro_ebm.core.positions import fields_like, held, laid_out, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
-from pyro_ebm.potentials.layouts import laid_out
 from pyro_ebm.potentials.starts import is_finite_start
 from pyro_ebm.sampling.plain import plain
 from pyro_ebm.sampling.progress import Progress
@@ -92,9 +91,7 @@ class ChainRun:
         """Put the chains at ``position`` and plan the warm-up."""
         self._start, self._warmup_steps, self._steps = position, warmup_steps, 0
         self._watch = EscapeWatch.of_warm_up(position)
-        self._state = self.kernel.init(
-            self.potential, laid_out(self.potential, position), self.generator
-        )
+        self._state = self.kernel.init(self.potential, laid_out(position), self.generator)
         self._start_energy = self._state.potential_energy
         self._warm_up: WarmUp | None = self._new_warm_up(self.kernel)
         self._warm_up.begin(warmup_steps)
@@ -119,10 +116,9 @@ class ChainRun:
             self._warm_up = self._new_warm_up(recipe)
             self._warm_up.kernel = kernel
             self._warm_up.load_state_dict(state_dict["warm_up"])
-        position = self._state.position
-        self.storage.load_state_dict(state_dict["storage"], position)
+        self.storage.load_state_dict(state_dict["storage"])
         if self.warmup_storage is not None:
-            self.warmup_storage.load_state_dict(state_dict["warmup_storage"], position)
+            self.warmup_storage.load_state_dict(state_dict["warmup_storage"])
         self.generator.set_state(state_dict["generator"].cpu())  # also that of a GPU
         self._make_mark()
 
@@ -138,7 +134,7 @@ class ChainRun:
         # In the same order as then, since the first evaluation records the graph of a model.
         is_finite_start(self.potential, start)
         generator = torch.Generator(start.device).manual_seed(0)
-        state = self.kernel.init(self.potential, laid_out(self.potential, start), generator)
+        state = self.kernel.init(self.potential, laid_out(start), generator)
         tolerance = torch.finfo(start.dtype).eps ** 0.75
         if not torch.allclose(state.potential_energy, energy, tolerance, tolerance):
             raise ModelError(

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.core.positions import (
-    chains_innermost,
-    fields_like,
-    layout_of,
-    map_fields,
-    tensors_of,
-)
+from pyro_ebm.core.positions import fields_like, laid_out, map_fields, tensors_of
 from pyro_ebm.core.types import Info, Kernel, Potential
 from pyro_ebm.potentials.graphs.tracing import ValueAndGrad, flat_graph
 from pyro_ebm.potentials.holdings import same
@@ -111,7 +105,7 @@ class CompiledSteps:
         tensors, num_fields, num_steps = self._tensors_of(state), self._num_fields, 0
         diverging: Any = True
         for noises in calls:
-            randomness = map(self._lay_out, tensors_of(tuple(noises)))
+            randomness = map(laid_out, tensors_of(tuple(noises)))
             outputs = self._graph(*self._tuned, *room, *tensors, *randomness)
             tensors, remaining = outputs[:num_fields], iter(outputs[num_fields:])
             info = fields_like(self._info, remaining)
@@ -125,11 +119,11 @@ class CompiledSteps:
     def _tensors_of(self, state: Any) -> list[Tensor]:
         """In the layout of the graph, which what it has returned is in already."""
         last, tensors = self._last
-        return tensors if state is last else [*map(self._lay_out, tensors_of(state))]
+        return tensors if state is last else [*map(laid_out, tensors_of(state))]
 
     def _take(self, kernel: Kernel[Any, Any], state: Any, noises: Any) -> None:
         """Read the hyper-parameters; compile if others than those of warm-up are new."""
-        self._tuned = [*map(chains_innermost, tuned_tensors(kernel, state.position))]
+        self._tuned = [*map(laid_out, tuned_tensors(kernel, state.position))]
         shape = *state.position.shape, state.position.dtype, len(noises)
         others = (*_other_hyperparameters(kernel), *shape)
         if not same(others, self._others):
@@ -139,7 +133,6 @@ class CompiledSteps:
 
     def _compile(self, kernel: Kernel[Any, Any], state: Any, noises: Any) -> None:
         watched: Any = _Watched(self._potential)
-        self._lay_out = layout_of(state.position)
         self._info: Any
         _, self._info = kernel.step(watched, map_fields(torch.clone, state), noises[0])
         flat = _Flat(flat_graph(self._potential.value_and_grad, watched.asked_for))
@@ -162,10 +155,10 @@ class CompiledSteps:
                 room,
             )
             report = tensors_of(info)
-            return [*map(self._lay_out, tensors_of(moved)), *report, *stored]
+            return [*map(laid_out, tensors_of(moved)), *report, *stored]
 
         # A step may write to scratch memory, which is not to be that of the chains.
-        fields = (self._lay_out(field).clone() for field in tensors_of((state, *noises)))
+        fields = (laid_out(field).clone() for field in tensors_of((state, *noises)))
         examples = [*self._tuned, *parts[1], *fields]
         self._graph = self._compiler(steps, examples)
 

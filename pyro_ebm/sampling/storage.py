@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import empty_rows
+from pyro_ebm.core.positions import room_for
 from pyro_ebm.core.types import Chains, Info, State
 
 
@@ -96,17 +96,16 @@ class DrawStorage:
             "dtypes": {name: str(dtype) for name, dtype in self._dtypes.items()},
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any], position: Tensor) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, perhaps with room for more draws.
 
-        What chains drew beyond the room that there was then is drawn again. Draws lie in memory
-        as ``position`` does.
+        What chains drew beyond the room that there was then is drawn again.
         """
         if state_dict["count"] is None:
             return
         positions, stats = state_dict["positions"], state_dict["stats"]
         dtypes = {name: getattr(torch, dtype[6:]) for name, dtype in state_dict["dtypes"].items()}
-        self._allocate(position, dtypes)
+        self._allocate(positions.new_empty(positions.shape[1:]), dtypes)
         first = self._first_row()
         rows = torch.arange(first, first + len(positions), device=positions.device) % self.num_rows
         self._positions[rows], self._stats[rows] = positions, stats.mT
@@ -157,7 +156,7 @@ class DrawStorage:
         self._plan(num_chains * (dim * position.element_size() + 8 * len(dtypes)))
         rows, device = self.num_rows + 1, position.device
         # As they lie in states: to turn them took longer than a gradient.
-        self._positions = empty_rows(rows, position)
+        self._positions = room_for(rows, position)
         self._stats = torch.empty(rows, len(dtypes), num_chains, dtype=torch.float64, device=device)
         self._chain = torch.arange(num_chains, device=position.device)
         self._full_count = torch.full_like(self._chain, self.num_draws * self.thinning)

@@ -182,7 +182,7 @@ class StreamedStorage(DrawStorage):
             "block": self._block,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any], position: Tensor) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["count"] is not None:
             self._num_written = state_dict["num_written"]
             self.num_rows, self._block = state_dict["num_rows"], state_dict["block"]
@@ -192,7 +192,7 @@ class StreamedStorage(DrawStorage):
             self.store.resize(self.num_draws)
         elif not self.store.is_there():  # draws that came after the checkpoint are written anew
             check_free(self.store.path)
-        super().load_state_dict(state_dict, position)
+        super().load_state_dict(state_dict)
 
     def _write(self, num: int) -> None:
         if num == 0:

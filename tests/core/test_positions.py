@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from pyro_ebm.core.positions import (
-    chains_innermost,
+    WIDE,
     choose,
     dot64,
-    empty_rows,
-    layout_of,
-    lies_in_rows,
+    laid_out,
     normal_noise,
+    room_for,
     select,
 )
 
@@ -64,36 +63,32 @@ def test_select_refuses_states_of_different_length():
         select(torch.ones(2, dtype=torch.bool), (torch.ones(2),), (torch.ones(2), torch.ones(2)))
 
 
-ROWS = torch.zeros(5, 3)
-LAYOUTS = pytest.mark.parametrize(
-    "x", [ROWS, chains_innermost(ROWS), torch.zeros(1, 3), torch.zeros(5, 1)]
-)
+@pytest.mark.parametrize("dim", [1, WIDE - 1, WIDE])
+@pytest.mark.parametrize("num_chains", [0, 1, 5])
+def test_what_is_made_for_positions_lies_as_they_do(num_chains, dim):
+    x = laid_out(torch.zeros(num_chains, dim))
+    assert torch.equal(laid_out(x.contiguous()), x)
+    for made in (x, normal_noise(x, None), room_for(4, x)[2]):
+        assert laid_out(made).data_ptr() == made.data_ptr()
 
 
-@LAYOUTS
-def test_what_is_made_for_positions_lies_as_they_do(x):
-    for made in (x, normal_noise(x, None), empty_rows(4, x)[2]):
-        assert layout_of(x)(made).data_ptr() == made.data_ptr()
+def test_few_numbers_of_many_chains_lie_chain_by_chain():
+    assert laid_out(torch.zeros(5, WIDE - 1)).stride() == (1, 5)
+    assert laid_out(torch.zeros(5, 2, WIDE - 1)).stride() == (1, 5 * (WIDE - 1), 5)
 
 
-@LAYOUTS
-def test_what_lies_otherwise_is_turned(x):
-    for other in (torch.arange(15.0).reshape(5, 3), torch.arange(15.0).reshape(3, 5).mT):
-        turned = layout_of(x)(other)
-        assert torch.equal(turned, other)
-        assert turned.is_contiguous() == lies_in_rows(x)
+def test_many_numbers_of_a_chain_lie_in_a_row():
+    assert laid_out(torch.zeros(WIDE, 5).mT).stride() == (WIDE, 1)
+    assert laid_out(torch.zeros(WIDE, 5, 2).permute(1, 2, 0)).stride() == (2 * WIDE, WIDE, 1)
 
 
-def test_one_chain_and_one_coordinate_lie_both_ways():
-    assert lies_in_rows(ROWS)
-    assert not any(map(lies_in_rows, (ROWS[:1], ROWS[:, :1].contiguous(), chains_innermost(ROWS))))
-
-
-def test_noise_is_standard_normal_either_way():
-    """Every number once, in the order in which they lie."""
+@pytest.mark.parametrize("dim", [3, WIDE])
+def test_noise_is_the_same_however_positions_lie(dim):
+    """Runs that are compiled or continued may hold the same positions otherwise."""
+    rows = torch.zeros(5, dim)
     noises = [
-        normal_noise(x, torch.Generator().manual_seed(0)) for x in (ROWS, chains_innermost(ROWS))
+        normal_noise(x, torch.Generator().manual_seed(0)) for x in (rows, rows.mT.contiguous().mT)
     ]
-    flat = torch.randn(15, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(noises[0].flatten(), flat)
-    assert torch.equal(noises[1].mT.flatten(), flat)
+    assert torch.equal(*noises)
+    flat = torch.randn(5 * dim, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noises[0].flatten().sort().values, flat.sort().values)

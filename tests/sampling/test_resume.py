@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.positions import WIDE
 from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.kernels import (
     HMC,
@@ -56,7 +57,7 @@ KERNELS = {
 
 def correlated(x: Tensor) -> Tensor:
     """A Gaussian with unlike scales, which a mass matrix is of use to."""
-    scale = torch.tensor([1.0, 3.0, 0.3], dtype=x.dtype)
+    scale = torch.tensor([1.0, 3.0, 0.3], dtype=x.dtype).repeat(11)[: x.shape[-1]]
     y = (x - x.roll(1, -1) / 3) / scale
     return 0.5 * y.square().sum(-1)
 
@@ -64,8 +65,8 @@ def correlated(x: Tensor) -> Tensor:
 class InType(PlainEnergy):
     """An energy of a type of its own."""
 
-    def __init__(self, dtype):
-        super().__init__(correlated, 3)
+    def __init__(self, dtype, dim=3):
+        super().__init__(correlated, dim)
         self.weight = torch.ones((), dtype=dtype)
 
     def parameters(self):
@@ -177,6 +178,12 @@ def check_all_moments(folder, kernel, args=(), **settings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_resumed_is_uninterrupted_on_an_energy(tmp_path, name, dtype):
     check_all_moments(tmp_path, KERNELS[name](InType(dtype)))
+
+
+@pytest.mark.filterwarnings("ignore:only .* of the swaps")  # of three replicas: not asked for here
+@pytest.mark.parametrize("name", ["underdamped", "nuts", "replicas"])
+def test_resumed_is_uninterrupted_on_wide_points(tmp_path, name):
+    check_all_moments(tmp_path, KERNELS[name](InType(torch.float32, WIDE)))
 
 
 @pytest.mark.parametrize("name", ["underdamped", "nuts", "nuts_dense"])
@@ -344,8 +351,8 @@ def lose(monkeypatch, key, value):
 def one_too_many(monkeypatch):
     original = DrawStorage.load_state_dict
 
-    def load(self, state_dict, position):
-        original(self, state_dict, position)
+    def load(self, state_dict):
+        original(self, state_dict)
         if self._count is not None:
             self._count = self._count + 1
 

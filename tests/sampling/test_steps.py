@@ -5,12 +5,21 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
-from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_ebm.core.positions import chains_innermost
+from pyro_ebm.core.positions import laid_out
 from pyro_ebm.energies import GaussianEnergy, MLPEnergy
-from pyro_ebm.kernels import HMC, MALA, NUTS, SGLD, ChEESHMC, ReplicaExchange, UnderdampedLangevin
+from pyro_ebm.kernels import (
+    HMC,
+    MALA,
+    NUTS,
+    SGLD,
+    AnnealedLangevin,
+    ChEESHMC,
+    ReplicaExchange,
+    UnderdampedLangevin,
+)
+from pyro_ebm.potentials import as_potential
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling import MCMC, compiler
 from pyro_ebm.sampling.compiler import Compiler
@@ -38,11 +47,10 @@ def _wide():
     return EnergyPotential(MLPEnergy(32, hidden=(8,)))
 
 
-def _walks(kernel, potential, num_steps, lay_out=Tensor.contiguous):
+def _walks(kernel, potential, num_steps):
     """States of both ways to step, from the same start with the same noise."""
     generator = torch.Generator().manual_seed(0)
-    position = lay_out(torch.randn(6, potential.dim))
-    start = kernel.init(potential, position, generator)
+    start = kernel.init(potential, laid_out(torch.randn(6, potential.dim)), generator)
     noises = [kernel.noise(start, generator) for _ in range(num_steps)]
     for step in (eager_steps(potential), CompiledSteps(potential, Compiler())):
         state, reports = start, []
@@ -52,12 +60,13 @@ def _walks(kernel, potential, num_steps, lay_out=Tensor.contiguous):
         yield state, reports
 
 
-@pytest.mark.parametrize("lay_out", [chains_innermost, Tensor.contiguous])
+@pytest.mark.parametrize("potential", [_potential, _wide], ids=["innermost", "rows"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-def test_graphs_make_the_same_steps(kernel, lay_out, interpreted):
+def test_graphs_make_the_same_steps(kernel, potential, interpreted):
     del interpreted
-    (state, reports), (other, others) = _walks(kernel, _potential(), 60, lay_out)
-    assert state.position.stride() == other.position.stride() == lay_out(state.position).stride()
+    (state, reports), (other, others) = _walks(kernel, potential(), 60)
+    strides = laid_out(state.position).stride()
+    assert state.position.stride() == other.position.stride() == strides
     torch.testing.assert_close(state.position, other.position)
     for one, two in zip(reports, others, strict=True):
         assert type(one) is type(two)
@@ -65,14 +74,41 @@ def test_graphs_make_the_same_steps(kernel, lay_out, interpreted):
             torch.testing.assert_close(field, twin)
 
 
-@pytest.mark.parametrize("lay_out", [chains_innermost, Tensor.contiguous])
 @pytest.mark.parametrize("cls", [SGLD, ChEESHMC, ReplicaExchange])
-def test_graphs_of_the_other_kernels(cls, lay_out, interpreted):
+def test_graphs_of_the_other_kernels(cls, interpreted):
     del interpreted
     potential = EnergyPotential(GaussianEnergy.standard((6,)))
     for factory in FACTORIES[cls].values():
-        (state, _), (other, _) = _walks(factory(), potential, 20, lay_out)
+        (state, _), (other, _) = _walks(factory(), potential, 20)
         torch.testing.assert_close(state.position, other.position)
+
+
+FIXED = {
+    "tempered": lambda target: ReplicaExchange(MALA(target, step_size=0.1), num_replicas=2),
+    "tempered trees": lambda target: ReplicaExchange(NUTS(target, step_size=0.1), num_replicas=2),
+    "annealed": lambda target: AnnealedLangevin(
+        target,
+        step_size=0.1,
+        scale=torch.linalg.cholesky(torch.eye(as_potential(target).dim) + 0.1),
+        noise_levels=(2.0, 1.0),
+        steps_per_level=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("potential", [_potential, _wide], ids=["innermost", "rows"])
+@pytest.mark.parametrize("kernel", FIXED.values(), ids=FIXED)
+def test_runs_draw_the_same_noise_however_their_states_lie(kernel, potential, interpreted):
+    """Without warm-up, and for longer than the steps between two looks at the run."""
+    del interpreted
+    draws = []
+    for settings in ({}, {"compile": True}, {"compile": True, "hook_fn": lambda *call: None}):
+        torch.manual_seed(0)
+        mcmc = MCMC(kernel(potential()), 20, 0, num_chains=4, disable_progbar=True, **settings)
+        mcmc.run()
+        draws.append(mcmc.chains.positions)
+    for others in draws[1:]:
+        torch.testing.assert_close(draws[0], others)
 
 
 @pytest.mark.parametrize("potential", [_potential, _wide], ids=["innermost", "rows"])

@@ -13,6 +13,8 @@ import torch
 import xarray as xr
 
 from pyro_ebm.core.checks import ModelError
+from pyro_ebm.core.positions import WIDE
+from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import MALA, NUTS
 from pyro_ebm.sampling import MCMC, checkpoint
 from pyro_ebm.sampling.storage import DrawStorage
@@ -46,6 +48,14 @@ def assert_same_draws(store, mcmc):
             assert torch.equal(stored, value), name
         assert tree["posterior"]["draw"].values.tolist() == list(range(len(value[0])))
         assert tree["posterior"].sizes["chain"] == len(value)
+
+
+def test_streamed_draws_of_wide_points_are_those_in_memory(tmp_path):
+    kernel, path = MALA(GaussianEnergy.standard((WIDE,))), tmp_path / "draws.zarr"
+    in_memory, streamed = seeded(kernel), seeded(kernel, stream=path, stream_memory=20_000)
+    in_memory.run()
+    streamed.run()
+    assert_same_draws(path, in_memory)
 
 
 @pytest.mark.parametrize("memory", [3_000, 2**28])

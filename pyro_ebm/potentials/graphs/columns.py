@@ -16,7 +16,7 @@ _aten = torch.ops.aten
 def lay_out_columns(recording: Recording) -> None:
     """Concatenate the parts ``(C, n)`` of results so that neighbouring chains stay neighbours.
 
-    Chains lie innermost in compiled steps. A gradient that is put together row by row would be
+    For chains innermost. A gradient that is put together row by row would be
     the one operand with another layout, and loops that touch it would not be vectorised.
 
     >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder

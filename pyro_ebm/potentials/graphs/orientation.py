@@ -1,4 +1,4 @@
-"""Let chains stay innermost in memory from one matrix product to the next."""
+"""Write a function for chains as they lie in memory, innermost or one after the other."""
 
 from __future__ import annotations
 

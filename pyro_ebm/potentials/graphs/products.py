@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -9,8 +10,6 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 _aten = torch.ops.aten
-
-_KEEP = True  # the summed axis, with length one
 
 _FEW = 4
 """Columns: a product of 128 x 2 with 2 x 1024 took BLAS ten times as long as one loop."""
@@ -55,7 +54,7 @@ def sum_thin_products(graph: fx.Graph) -> None:
     ['t_default', 'mul_tensor', 'sum_dim_int_list', 'add_tensor']
     """
     if not any(map(_looks_at_memory, graph.nodes)):
-        _Thinner(graph).run()
+        _ThinProducts(graph).run()
         graph.eliminate_dead_code()
 
 
@@ -86,7 +85,7 @@ def _has_few_columns(matrix: Tensor) -> bool:
     return 1 <= matrix.shape[1] <= (_FEW if _is_summed_as_it_is(matrix) else 1)
 
 
-class _Rewriter:
+class _Rewriter(ABC):
     """Puts other operations in the place of products."""
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -103,8 +102,9 @@ class _Rewriter:
                 node.replace_all_uses_with(new)
                 self._varying |= {new} if node in self._varying else set()
 
+    @abstractmethod
     def _rewritten(self, node: Any) -> Any:
-        raise NotImplementedError
+        """What takes the place of a node, or the node itself."""
 
     def _multiplied(self, value: Tensor, one: fx.Node, two: fx.Node) -> fx.Node:
         """A sum of products of one column with one row each, if they are few."""
@@ -164,7 +164,7 @@ class _Turner(_Rewriter):
         return self._transposed(self._multiplied(value.mT, *factors))
 
 
-class _Thinner(_Rewriter):
+class _ThinProducts(_Rewriter):
     def _rewritten(self, node: Any) -> Any:
         value = node.meta.get("val")
         if not all(map(_is_known, (node, *node.all_input_nodes))) or node.kwargs:
@@ -182,7 +182,8 @@ class _Thinner(_Rewriter):
         value = node.meta["val"]
         if _has_few_columns(one.meta["val"]):
             return self._multiplied(value, one, two)
-        if not _has_one_column(two.meta["val"]):
+        if not (_has_one_column(two.meta["val"]) and one.meta["val"].is_contiguous()):
             return node
         terms = self._call(one.meta["val"], _aten.mul.Tensor, one, self._transposed(two))
-        return self._call(value, _aten.sum.dim_IntList, terms, [1], _KEEP)
+        keepdim = True
+        return self._call(value, _aten.sum.dim_IntList, terms, [1], keepdim)

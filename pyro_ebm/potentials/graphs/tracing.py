@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torch.func import grad_and_value, vmap
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.core.positions import lies_in_rows
+from pyro_ebm.core.positions import is_wide
 from pyro_ebm.potentials.graphs.aliasing import separate_results
 from pyro_ebm.potentials.graphs.columns import lay_out_columns
 from pyro_ebm.potentials.graphs.folding import FoldedFunction
@@ -68,13 +68,13 @@ def trace(
 def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
     """Record ``function`` for use inside code that is compiled as a whole.
 
-    What the function holds is taken as it is now. The graph is written for chains that lie in
-    memory as those of the example.
+    What the function holds is taken as it is now. The graph is written for chains that are
+    laid out (:func:`pyro_ebm.core.positions.laid_out`).
 
     Raises:
         ModelError: If the graph does not follow the function to another point.
     """
-    write = in_rows if lies_in_rows(example) else oriented
+    write = in_rows if is_wide(example) else oriented
     example = _own(example)
     with torch.no_grad():
         recording, _ = _recorded(function, example)

@@ -8,11 +8,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import linear
 
-from pyro_ebm.core.positions import chains_innermost
+from pyro_ebm.core.positions import WIDE, laid_out
 from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.graphs import large_products
@@ -201,7 +200,7 @@ def regression():
 
 def test_models_that_have_run_are_still_laid_out_for_chains():
     """Their recorded graphs contain the operation, which knows nothing of chains innermost."""
-    potential, x = ModelPotential(regression), chains_innermost(CHAINS.mT)
+    potential, x = ModelPotential(regression), CHAINS.mT.contiguous()
     wanted = potential.value_and_grad(x)
     graph = flat_graph(potential.value_and_grad, x)
     targets = [node.target for node in graph.graph.nodes]
@@ -232,13 +231,13 @@ def test_models_compiled_by_torch_use_them():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
-@pytest.mark.parametrize("lay_out", [chains_innermost, Tensor.contiguous])
-def test_compiled_functions_use_them(lay_out):
+@pytest.mark.parametrize(("dim", "num_large"), [(6, 2), (WIDE, 4)])
+def test_compiled_functions_use_them(dim, num_large):
     torch.manual_seed(0)
-    potential = EnergyPotential(MLPEnergy(6, hidden=(128, 128)).float())
-    x = lay_out(_randn(128, 6, seed=3))
+    potential = EnergyPotential(MLPEnergy(dim, hidden=(512, 512)).float())
+    x = laid_out(_randn(512, dim, seed=3))
     graph = flat_graph(potential.value_and_grad, x)
     compiled = Compiler()(lambda x: [*graph(x)], [x])
     (value, grad), num_products = _products_in(lambda: compiled(x))
-    assert num_products == 2
+    assert num_products == num_large
     torch.testing.assert_close((value, grad), potential.value_and_grad(x))

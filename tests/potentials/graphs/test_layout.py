@@ -9,22 +9,19 @@ import torch
 from torch import fx
 
 from pyro_ebm.core.checks import ModelError
-from pyro_ebm.core.positions import chains_innermost
+from pyro_ebm.core.positions import WIDE
 from pyro_ebm.energies import MLPEnergy
-from pyro_ebm.potentials.compose import ProximalPotential
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.potentials.graphs.columns import lay_out_columns
 from pyro_ebm.potentials.graphs.orientation import in_rows, oriented
 from pyro_ebm.potentials.graphs.recording import OperationRecorder
 from pyro_ebm.potentials.graphs.rows import share_rows
 from pyro_ebm.potentials.graphs.tracing import flat_graph
-from pyro_ebm.potentials.layouts import laid_out
 from pyro_ebm.potentials.model import ModelPotential
 
 X = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(dim=1) > 0).double()
 CHAINS = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-INNERMOST = chains_innermost(CHAINS)
 
 
 def regression():
@@ -39,9 +36,17 @@ def _recording(function, *inputs):
     return recorder.recording(results if isinstance(results, tuple) else (results,))
 
 
-@pytest.mark.parametrize("chains", [CHAINS, INNERMOST], ids=["rows", "innermost"])
-def test_the_flat_graph_of_a_model_computes_what_the_model_does(chains):
-    potential = ModelPotential(regression)
+def wide_regression():
+    weights = dist.Normal(torch.zeros(WIDE, dtype=torch.float64), 1.0).to_event(1)
+    beta = pyro.sample("beta", weights)
+    with pyro.plate("data", 40):
+        pyro.sample("y", dist.Bernoulli(logits=X @ beta[:3] + beta[-1]), obs=Y)
+
+
+@pytest.mark.parametrize(("model", "dim"), [(regression, 3), (wide_regression, WIDE)])
+def test_the_flat_graph_of_a_model_computes_what_the_model_does(model, dim):
+    potential = ModelPotential(model)
+    chains = CHAINS.repeat(1, 11)[:, :dim]
     value, grad = potential.value_and_grad(chains)
     graph = flat_graph(potential.value_and_grad, chains)
     other, slope = graph(chains)
@@ -53,9 +58,9 @@ def test_arithmetic_on_the_data_needs_no_transpose():
     """The products lie ``(data, chains)``, as do all numbers between the two of them."""
     potential = ModelPotential(regression)
     potential.value_and_grad(CHAINS)
-    graph = flat_graph(potential.value_and_grad, INNERMOST)
+    graph = flat_graph(potential.value_and_grad, CHAINS)
     shapes = _ShapesOfTransposes(graph)
-    shapes.run(INNERMOST)
+    shapes.run(CHAINS)
     assert not any(set(shape) == {len(X), len(CHAINS)} for shape in shapes.seen)
 
 
@@ -63,10 +68,10 @@ def test_the_layers_of_a_network_need_no_transpose():
     torch.manual_seed(0)
     energy = MLPEnergy(3, hidden=(40, 7)).double()
     potential = EnergyPotential(energy)
-    graph = flat_graph(potential.value_and_grad, INNERMOST)
+    graph = flat_graph(potential.value_and_grad, CHAINS)
     torch.testing.assert_close(graph(CHAINS), potential.value_and_grad(CHAINS))
     shapes = _ShapesOfTransposes(graph)
-    shapes.run(INNERMOST)
+    shapes.run(CHAINS)
     # That of the second layer is the product of a column with a row, which costs nothing.
     assert not any(set(shape) == {len(CHAINS), 40} for shape in shapes.seen)
     targets = [node.target for node in graph.graph.nodes]
@@ -74,11 +79,11 @@ def test_the_layers_of_a_network_need_no_transpose():
     assert torch.ops.aten.addmm.default not in targets
 
 
-def test_the_layers_of_a_network_stay_as_they_are_for_chains_in_rows():
+def test_the_layers_of_a_network_stay_as_they_are_for_wide_points():
     """But for the last, which is a sum, and its gradient, a product of a column with a row."""
     torch.manual_seed(0)
-    potential = EnergyPotential(MLPEnergy(6, hidden=(40, 7)).double())
-    chains = CHAINS.repeat(1, 2)
+    potential = EnergyPotential(MLPEnergy(WIDE, hidden=(40, 7)).double())
+    chains = CHAINS.repeat(1, 11)[:, :WIDE]
     graph = flat_graph(potential.value_and_grad, chains)
     torch.testing.assert_close(graph(chains), potential.value_and_grad(chains))
     assert graph(chains)[1].is_contiguous()
@@ -130,16 +135,52 @@ class _ShapesOfTransposes(fx.Interpreter):
         lambda x: torch.ones(6, 1, dtype=torch.float64) @ X[:1] * x,
         lambda x: x @ X[:1].mT,
         lambda x: torch.addmm(Y[:1], x, X[:1].mT),
-        lambda x: torch.addmm(Y[:1], x, X[:1].mT, beta=2.0, alpha=0.5),
         lambda x: x.mT @ x[:, :1],
-        lambda x: x.float() @ X[:1].mT.float(),
-        lambda x: x.half() @ X[:1].mT.half(),
     ],
 )
 @pytest.mark.parametrize("write", [oriented, in_rows])
 def test_writing_products_otherwise_changes_no_number(function, write):
     x = CHAINS.abs()
     torch.testing.assert_close(write(function, x)(x), function(x), equal_nan=True)
+
+
+WEIGHT = X[:5, :1]  # a column of five
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x @ WEIGHT,
+        lambda x: torch.addmm(Y[:1], x, WEIGHT),
+        lambda x: torch.addmm(Y[0], x, WEIGHT),
+        lambda x: torch.addmm(Y[:6, None], x, WEIGHT),
+        lambda x: x[:0] @ WEIGHT,
+    ],
+)
+def test_products_with_one_column_are_sums_in_rows(function):
+    x = CHAINS.repeat(1, 2)[:, :5].contiguous()
+    graph = in_rows(function, x)
+    torch.testing.assert_close(graph(x), function(x))
+    targets = {node.target for node in graph.graph.nodes}
+    assert torch.ops.aten.sum.dim_IntList in targets
+    assert targets.isdisjoint({torch.ops.aten.mm.default, torch.ops.aten.addmm.default})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.addmm(Y[:1], x, WEIGHT, beta=2.0, alpha=0.5),
+        lambda x: x.half() @ WEIGHT.half(),  # summed in another type
+        lambda x: x.mT.contiguous().mT @ WEIGHT,  # a sum of numbers far from each other
+        lambda x: x @ X[:5, :2],
+    ],
+)
+def test_other_products_stay_in_rows(function):
+    x = CHAINS.repeat(1, 2)[:, :5].contiguous()
+    graph = in_rows(function, x)
+    torch.testing.assert_close(graph(x), function(x))
+    targets = {node.target for node in graph.graph.nodes}
+    assert not targets.isdisjoint({torch.ops.aten.mm.default, torch.ops.aten.addmm.default})
 
 
 class _SquareByNumpy(torch.autograd.Function):
@@ -183,17 +224,3 @@ def test_only_results_are_laid_out_by_columns():
     matrix, flat = recording.graph_module()(x)
     assert matrix.stride() == (1, 6)
     assert torch.equal(matrix.reshape(-1), flat)
-
-
-def _bowl(dim):
-    return EnergyPotential(lambda x: x.square().sum(-1), event_shape=(dim,))
-
-
-def test_only_energies_of_wide_points_take_them_in_rows():
-    narrow, wide = torch.zeros(6, 31), torch.zeros(6, 32)
-    assert laid_out(_bowl(31), narrow).stride() == (1, 6)
-    for x in (wide, chains_innermost(wide)):
-        assert laid_out(_bowl(32), x).stride() == (32, 1)
-        assert laid_out(_bowl(32) + ProximalPotential(torch.zeros(32), 1.0), x).stride() == (32, 1)
-    beta = dist.Normal(torch.zeros(40), 1.0).to_event(1)
-    assert laid_out(ModelPotential(lambda: pyro.sample("beta", beta)), wide).stride() == (1, 6)
