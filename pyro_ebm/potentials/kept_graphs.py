@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pyro_ebm.core.positions import laid_out
+from pyro_ebm.core.positions import is_wide, laid_out
 from pyro_ebm.potentials.graphs.tracing import TracedFunction, ValueAndGrad
 from pyro_ebm.potentials.holdings import same
 
@@ -48,7 +48,7 @@ class KeptGraphs:
             self._graphs[key] = graph
         value, grad = graph.function(rows)
         # Kernels combine the two, which takes twice as long where they lie differently.
-        return value, grad if rows.is_contiguous() else laid_out(grad)
+        return value, laid_out(grad) if is_wide(rows) or not rows.is_contiguous() else grad
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_graphs": {}}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_ebm.core.positions import chains_innermost
+from pyro_ebm.core.positions import WIDE
 from pyro_ebm.energies import GaussianEnergy, MLPEnergy, TemperedEnergy
 from pyro_ebm.kernels import MALA, ReplicaExchange
 from pyro_ebm.potentials import EnergyPotential, ModelPotential, ProximalPotential
@@ -262,8 +262,18 @@ def test_copies_record_for_themselves():
 
 def test_gradients_lie_as_positions_do():
     ours, q = recorded(EnergyPotential(Bowl())), torch.randn(5, 3)
-    for x in (q, chains_innermost(q)):
+    for x in (q, q.mT.contiguous().mT):
         assert ours.value_and_grad(x)[1].stride() == x.stride()
+
+
+def test_gradients_of_wide_points_lie_in_rows():
+    """Also of an energy that makes them the other way round."""
+    factor, q = torch.eye(WIDE), torch.randn(5, WIDE)
+    ours = recorded(EnergyPotential(lambda x: (factor @ x.mT).square().sum(0), event_shape=WIDE))
+    for _ in range(2):  # as it is written, then as it is recorded
+        _, grad = ours.value_and_grad(q)
+    assert ours.plain_because is None
+    assert grad.stride() == q.stride()
 
 
 def test_large_products_are_those_of_models():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from pyro_ebm.core.positions import laid_out
+from pyro_ebm.core.positions import WIDE, laid_out
 from pyro_ebm.energies import GaussianEnergy, MLPEnergy
 from pyro_ebm.kernels import (
     HMC,
@@ -43,8 +43,9 @@ def _potential():
 
 def _wide():
     """Wide enough for chains that lie one after the other."""
-    torch.manual_seed(0)
-    return EnergyPotential(MLPEnergy(32, hidden=(8,)))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return EnergyPotential(MLPEnergy(WIDE, hidden=(8,)))
 
 
 def _walks(kernel, potential, num_steps):

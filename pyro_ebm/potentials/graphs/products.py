@@ -42,9 +42,9 @@ def turn_products(graph: fx.Graph) -> None:
 def sum_thin_products(graph: fx.Graph) -> None:
     """Write products of few columns with few rows, or with one column, as arithmetic and sums.
 
-    For chains that lie one after the other. The arithmetic is part of the loops before and after
-    it, while BLAS took as long for the single number that a network ends with as for a layer.
-    Graphs as of :func:`turn_products`.
+    For chains that lie one after the other, on a CPU. The arithmetic is part of the loops before
+    and after it, while BLAS took as long for the single number that a network ends with as for a
+    layer. Graphs as of :func:`turn_products`.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
     >>> weight, bias, x = torch.ones(1, 5), torch.ones(1), torch.ones(4, 5)
@@ -171,7 +171,7 @@ class _ThinProducts(_Rewriter):
             return node
         if node.target is _aten.mm.default:
             return self._thin(node, *node.args)
-        if node.target is _aten.addmm.default:
+        if node.target is _aten.addmm.default and _is_summed_as_it_is(value):
             bias, *factors = node.args
             total = self._thin(node, *factors)
             return node if total is node else self._call(value, _aten.add.Tensor, total, bias)

@@ -171,6 +171,7 @@ def test_products_with_one_column_are_sums_in_rows(function):
     [
         lambda x: torch.addmm(Y[:1], x, WEIGHT, beta=2.0, alpha=0.5),
         lambda x: x.half() @ WEIGHT.half(),  # summed in another type
+        lambda x: torch.addmm(Y[:1].half(), x[:, :1].half(), WEIGHT[:1].half()),
         lambda x: x.mT.contiguous().mT @ WEIGHT,  # a sum of numbers far from each other
         lambda x: x @ X[:5, :2],
     ],
