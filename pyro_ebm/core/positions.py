@@ -51,11 +51,10 @@ def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
     The same numbers however ``x`` lies: they are drawn in the order of :func:`laid_out`.
     """
-    shape = x.shape if is_wide(x) else x.mT.shape
-    noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
     if is_wide(x):
-        return noise
-    return noise.mT.contiguous() if x.is_contiguous() else noise.mT
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    noise = torch.randn(x.mT.shape, generator=generator, dtype=x.dtype, device=x.device).mT
+    return noise.contiguous() if x.is_contiguous() else noise
 
 
 def uniform_noise(

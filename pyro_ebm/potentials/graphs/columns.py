@@ -16,8 +16,8 @@ _aten = torch.ops.aten
 def lay_out_columns(recording: Recording) -> None:
     """Concatenate the parts ``(C, n)`` of results so that neighbouring chains stay neighbours.
 
-    For chains innermost. A gradient that is put together row by row would be
-    the one operand with another layout, and loops that touch it would not be vectorised.
+    For chains that lie innermost. A gradient that is put together row by row would be the one
+    operand with another layout, and loops that touch it would not be vectorised.
 
     >>> from pyro_ebm.potentials.graphs.recording import OperationRecorder
     >>> x = torch.ones(5, 1)

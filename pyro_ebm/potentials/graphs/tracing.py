@@ -74,15 +74,15 @@ def flat_graph(function: ValueAndGrad, example: Tensor) -> ValueAndGrad:
     Raises:
         ModelError: If the graph does not follow the function to another point.
     """
-    write = in_rows if is_wide(example) else oriented
     example = _own(example)
     with torch.no_grad():
         recording, _ = _recorded(function, example)
         if recording.is_regular:
             share_rows(recording, len(example))
-            if write is oriented:
+            if not is_wide(example):
                 lay_out_columns(recording)
         separate_results(recording.graph)
+        write = in_rows if is_wide(example) else oriented
         call: ValueAndGrad = write(recording.graph_module(), example)
         check_follows(call, function, example)
     return call
