@@ -8,6 +8,8 @@ import pyro
 import pytest
 import torch
 
+from pyro_ebm.core import noise
+
 # At import already, so that constants of test modules and parameters of tests are float64 too.
 torch.set_default_dtype(torch.float64)
 
@@ -40,3 +42,10 @@ def _unchanged_defaults(_owned_randomness):
         torch.set_grad_enabled(True)
         pyro.settings.set(**settings)
         pytest.fail("The test changed global defaults and left them so: " + "; ".join(changed))
+
+
+@pytest.fixture(params=["drawn", "seeded"])
+def either_noise(request, monkeypatch):
+    """Normal numbers that come before the step, or that it makes itself, as for many chains."""
+    if request.param == "seeded":
+        monkeypatch.setattr(noise, "MANY", 1)

@@ -46,25 +46,6 @@ def room_for(num_draws: int, x: Tensor) -> Tensor:
     return x.new_empty(num_draws, *x.mT.shape).mT
 
 
-def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers of the shape and type of ``x`` ``(C, n)``.
-
-    The same numbers however ``x`` lies: they are drawn in the order of :func:`laid_out`.
-    """
-    if is_wide(x):
-        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    noise = torch.randn(x.mT.shape, generator=generator, dtype=x.dtype, device=x.device).mT
-    return noise.contiguous() if x.is_contiguous() else noise
-
-
-def uniform_noise(
-    x: Tensor, num_numbers: int, generator: torch.Generator | None
-) -> tuple[Tensor, ...]:
-    """Numbers uniform on [0, 1) in float64, each ``(C,)``, for the chains of ``x``."""
-    shape = (num_numbers, len(x))
-    return torch.rand(shape, generator=generator, dtype=torch.float64, device=x.device).unbind()
-
-
 def dot64(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each chain, ``(C, dim), (C, dim) -> (C,)``, summed in float64.
 

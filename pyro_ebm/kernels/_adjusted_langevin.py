@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import normal_noise, select, uniform_noise
+from pyro_ebm.core.noise import NormalNoise, normal_of, normal_or_seed, uniform_noise
+from pyro_ebm.core.positions import select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._metropolis import (
     LangevinInfo,
@@ -27,7 +28,7 @@ from pyro_ebm.kernels._recipe import Recipe, step_and_metric
 class AdjustedNoise(NamedTuple):
     """Randomness of one step."""
 
-    normal: Tensor
+    normal: NormalNoise
     """Standard normal ``(C, dim)``."""
     uniform: Tensor
     """Uniform on [0, 1), one for each chain, ``(C,)`` in float64."""
@@ -47,13 +48,14 @@ class AdjustedLangevin(Recipe[LangevinState]):
 
     def noise(self, state: LangevinState, generator: torch.Generator | None) -> AdjustedNoise:
         x = state.position
-        return AdjustedNoise(normal_noise(x, generator), *uniform_noise(x, 1, generator))
+        return AdjustedNoise(normal_or_seed(x, generator), *uniform_noise(x, 1, generator))
 
     def step(
         self, potential: Potential, state: LangevinState, noise: AdjustedNoise
     ) -> tuple[LangevinState, LangevinInfo]:
         step_size, metric = step_and_metric(self, state.position)
-        proposal = langevin_proposal(potential, state, noise.normal, step_size, metric)
+        normal = normal_of(noise.normal, state.position)
+        proposal = langevin_proposal(potential, state, normal, step_size, metric)
         finite = finite_chains(proposal.potential_energy, proposal.grad)
         log_ratio = langevin_log_ratio(state, proposal, step_size, metric)
         acceptance = acceptance_probability(log_ratio, finite)

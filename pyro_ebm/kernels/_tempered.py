@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from pyro_ebm.core.checks import StepSizeError, check_positive
+from pyro_ebm.core.noise import NormalNoise
 from pyro_ebm.kernels._metric import Metric
 from pyro_ebm.kernels._metropolis import (
     LangevinState,
@@ -44,7 +45,7 @@ class TemperedInfo(NamedTuple):
 class TemperedNoise(NamedTuple):
     """Standard normal noise ``(C, dim)``."""
 
-    normal: Tensor
+    normal: NormalNoise
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

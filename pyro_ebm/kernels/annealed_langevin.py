@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, StepSizeError, check_count
-from pyro_ebm.core.positions import choose, normal_noise, select
+from pyro_ebm.core.noise import normal_of, normal_or_seed
+from pyro_ebm.core.positions import choose, select
 from pyro_ebm.core.types import Adaptation, Potential
 from pyro_ebm.kernels._annealing import (
     AnnealedState,
@@ -143,14 +144,15 @@ class AnnealedLangevin(TemperedRecipe):
         return None
 
     def noise(self, state: AnnealedState, generator: torch.Generator | None) -> TemperedNoise:
-        return TemperedNoise(normal_noise(state.walker.position, generator))
+        return TemperedNoise(normal_or_seed(state.walker.position, generator))
 
     def step(
         self, potential: Potential, state: AnnealedState, noise: TemperedNoise
     ) -> tuple[AnnealedState, TemperedInfo]:
         step_size, metric = step_and_metric(self, state.position)
         stage = self._stage(state, step_size)
-        position = self._position(state, stage, noise.normal, metric)
+        normal = normal_of(noise.normal, state.walker.position)
+        position = self._position(state, stage, normal, metric)
         target = at_level(potential, stage.noise_level, state.noise_levels[:, -1])
         move = tempered_move(self, target, state.walker, position, stage.stride, metric)
         moved = _moved(state, stage, move)

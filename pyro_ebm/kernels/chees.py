@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_count, check_positive
-from pyro_ebm.core.positions import choose, normal_noise, select, uniform_noise
+from pyro_ebm.core.noise import (
+    NormalNoise,
+    normal_noise,
+    normal_of,
+    normal_or_seed,
+    uniform_noise,
+)
+from pyro_ebm.core.positions import choose, select
 from pyro_ebm.core.types import Adaptation, Potential
 from pyro_ebm.kernels._hamiltonian import (
     Phase,
@@ -28,7 +35,7 @@ from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, TrajectoryLengthTun
 class ChEESNoise(NamedTuple):
     """Randomness of one step."""
 
-    normal: Tensor
+    normal: NormalNoise
     """Standard normal ``(C, dim)``: momenta of the trajectories that begin."""
     accept: Tensor
     """Decides whether the end of a trajectory is accepted, uniform ``(C,)`` in float64."""
@@ -141,7 +148,7 @@ class ChEESHMC(Recipe[ChEESState]):
 
     def noise(self, state: ChEESState, generator: torch.Generator | None) -> ChEESNoise:
         x = state.front.momentum
-        return ChEESNoise(normal_noise(x, generator), *uniform_noise(x, 1, generator))
+        return ChEESNoise(normal_or_seed(x, generator), *uniform_noise(x, 1, generator))
 
     def step(
         self, potential: Potential, state: ChEESState, noise: ChEESNoise
@@ -171,7 +178,8 @@ class ChEESHMC(Recipe[ChEESState]):
             energy=state.energy,
             n_steps=num_steps,
         )
-        begun = self._begun(draw, noise.normal, next_halton(state.share))
+        momentum = normal_of(noise.normal, front.momentum)
+        begun = self._begun(draw, momentum, next_halton(state.share))
         # The last two are references, not copies: what adaptation looks at when all have finished.
         return ChEESState(
             draw=draw,

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_count, check_positive
-from pyro_ebm.core.positions import normal_noise, select, uniform_noise
+from pyro_ebm.core.noise import (
+    NormalNoise,
+    normal_noise,
+    normal_of,
+    normal_or_seed,
+    uniform_noise,
+)
+from pyro_ebm.core.positions import select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._hamiltonian import (
     Phase,
@@ -28,7 +35,7 @@ from pyro_ebm.kernels._recipe import Recipe, known_step_size
 class HMCNoise(NamedTuple):
     """Randomness of one step; uniforms are ``(C,)`` in float64."""
 
-    normal: Tensor
+    normal: NormalNoise
     """Standard normal ``(C, dim)``: momenta of the chains that begin a trajectory."""
     accept: Tensor
     """Decides whether the end of a trajectory is accepted."""
@@ -128,7 +135,7 @@ class HMC(Recipe[HMCState]):
 
     def noise(self, state: HMCState, generator: torch.Generator | None) -> HMCNoise:
         x = state.front.momentum
-        return HMCNoise(normal_noise(x, generator), *uniform_noise(x, 2, generator))
+        return HMCNoise(normal_or_seed(x, generator), *uniform_noise(x, 2, generator))
 
     def step(
         self, potential: Potential, state: HMCState, noise: HMCNoise
@@ -154,7 +161,8 @@ class HMC(Recipe[HMCState]):
             energy=state.energy,
             n_steps=num_steps,
         )
-        begun = self._begun(draw, noise.normal, noise.length, step_size)
+        momentum = normal_of(noise.normal, front.momentum)
+        begun = self._begun(draw, momentum, noise.length, step_size)
         going = state._replace(draw=draw, front=front, num_steps=num_steps)
         return select(finished, begun, going), info
 

@@ -8,7 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import normal_noise, select
+from pyro_ebm.core.noise import NormalNoise, normal_of, normal_or_seed
+from pyro_ebm.core.positions import select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._metropolis import (
     LangevinInfo,
@@ -27,7 +28,7 @@ from pyro_ebm.kernels._recipe import Recipe, step_and_metric
 class LangevinNoise(NamedTuple):
     """Standard normal noise ``(C, dim)``."""
 
-    normal: Tensor
+    normal: NormalNoise
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,13 +79,14 @@ class Langevin(Recipe[LangevinState]):
         return langevin_init(potential, position)
 
     def noise(self, state: LangevinState, generator: torch.Generator | None) -> LangevinNoise:
-        return LangevinNoise(normal_noise(state.position, generator))
+        return LangevinNoise(normal_or_seed(state.position, generator))
 
     def step(
         self, potential: Potential, state: LangevinState, noise: LangevinNoise
     ) -> tuple[LangevinState, LangevinInfo]:
         step_size, metric = step_and_metric(self, state.position)
-        proposal = langevin_proposal(potential, state, noise.normal, step_size, metric)
+        normal = normal_of(noise.normal, state.position)
+        proposal = langevin_proposal(potential, state, normal, step_size, metric)
         finite = finite_chains(proposal.potential_energy, proposal.grad)
         log_ratio = langevin_log_ratio(state, proposal, step_size, metric)
         state = select(finite, proposal, state)

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_count
-from pyro_ebm.core.positions import choose, normal_noise, select, uniform_noise
+from pyro_ebm.core.noise import (
+    NormalNoise,
+    normal_noise,
+    normal_of,
+    normal_or_seed,
+    uniform_noise,
+)
+from pyro_ebm.core.positions import choose, select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._checkpoints import (
     empty_checkpoints,
@@ -33,7 +40,7 @@ from pyro_ebm.kernels._recipe import Recipe, known_step_size
 class NUTSNoise(NamedTuple):
     """Randomness of one step; uniforms are ``(C,)`` in float64."""
 
-    normal: Tensor
+    normal: NormalNoise
     """Standard normal ``(C, dim)``: momenta of the chains that begin a trajectory."""
     leaf: Tensor
     """Decides whether the sub-tree proposes its new leaf."""
@@ -167,7 +174,7 @@ class NUTS(Recipe[NUTSState]):
 
     def noise(self, state: NUTSState, generator: torch.Generator | None) -> NUTSNoise:
         x = state.front.momentum
-        return NUTSNoise(normal_noise(x, generator), *uniform_noise(x, 3, generator))
+        return NUTSNoise(normal_or_seed(x, generator), *uniform_noise(x, 3, generator))
 
     def step(
         self, potential: Potential, state: NUTSState, noise: NUTSNoise
@@ -202,7 +209,8 @@ class NUTS(Recipe[NUTSState]):
         )
         info = _info(moved, finished, acceptance, diverging, full & ~turns)
         turned_round = _turned_round(moved, ended & (noise.direction < 0.5))
-        return _begun(turned_round, finished, noise, step_size), info
+        momentum = normal_of(noise.normal, front.momentum)
+        return _begun(turned_round, finished, momentum, step_size), info
 
     def _begin(self, start: Point, generator: torch.Generator | None) -> NUTSState:
         momentum = normal_noise(start.position, generator)
@@ -274,17 +282,17 @@ def _turned_round(state: NUTSState, swaps: Tensor) -> NUTSState:
     )
 
 
-def _begun(state: NUTSState, begins: Tensor, noise: NUTSNoise, step_size: float) -> NUTSState:
+def _begun(state: NUTSState, begins: Tensor, momentum: Tensor, step_size: float) -> NUTSState:
     """A new trajectory from its proposal for the chains that have ended one."""
     proposal = state.tree.proposal
-    start = Phase(proposal.position, noise.normal, proposal.grad)
-    energy = total_energy(proposal.potential_energy, noise.normal)
+    start = Phase(proposal.position, momentum, proposal.grad)
+    energy = total_energy(proposal.potential_energy, momentum)
     # The direction of the first doubling, too, is random.
     stride = torch.copysign(torch.zeros_like(state.stride) + step_size, state.stride)
     return state._replace(
         tree=Tree(
             proposal,
-            choose(begins, noise.normal, state.tree.momentum_sum),
+            choose(begins, momentum, state.tree.momentum_sum),
             state.tree.log_weight.masked_fill(begins, 0.0),
         ),
         front=select(begins, start, state.front),

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import StepSizeError
-from pyro_ebm.core.positions import normal_noise, select
+from pyro_ebm.core.noise import normal_of, normal_or_seed
+from pyro_ebm.core.positions import select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._metropolis import LangevinState, langevin_init
 from pyro_ebm.kernels._recipe import step_and_metric
@@ -97,13 +98,14 @@ class SGLD(TemperedRecipe):
         return langevin_init(potential, position)
 
     def noise(self, state: LangevinState, generator: torch.Generator | None) -> TemperedNoise:
-        return TemperedNoise(normal_noise(state.position, generator))
+        return TemperedNoise(normal_or_seed(state.position, generator))
 
     def step(
         self, potential: Potential, state: LangevinState, noise: TemperedNoise
     ) -> tuple[LangevinState, TemperedInfo]:
         step_size, metric = step_and_metric(self, state.position)
-        position = drifted(self, state, noise.normal, step_size, metric)
+        normal = normal_of(noise.normal, state.position)
+        position = drifted(self, state, normal, step_size, metric)
         move = tempered_move(self, potential, state, position, step_size, metric)
         state = select(move.finite, move.end, state)
         return state, TemperedInfo(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import check_positive
-from pyro_ebm.core.positions import dot64, normal_noise, select
+from pyro_ebm.core.noise import NormalNoise, normal_noise, normal_of, normal_or_seed
+from pyro_ebm.core.positions import dot64, select
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._metropolis import (
     acceptance_probability,
@@ -33,7 +34,7 @@ class UnderdampedState(NamedTuple):
 class UnderdampedNoise(NamedTuple):
     """Standard normal noise ``(C, dim)`` of the O step."""
 
-    normal: Tensor
+    normal: NormalNoise
 
 
 class UnderdampedInfo(NamedTuple):
@@ -106,7 +107,7 @@ class UnderdampedLangevin(Recipe[UnderdampedState]):
         return UnderdampedState(position, *potential.value_and_grad(position), velocity)
 
     def noise(self, state: UnderdampedState, generator: torch.Generator | None) -> UnderdampedNoise:
-        return UnderdampedNoise(normal_noise(state.position, generator))
+        return UnderdampedNoise(normal_or_seed(state.position, generator))
 
     def step(
         self, potential: Potential, state: UnderdampedState, noise: UnderdampedNoise
@@ -115,7 +116,7 @@ class UnderdampedLangevin(Recipe[UnderdampedState]):
         half = 0.5 * step_size
         kept, noise_scale = _ornstein_uhlenbeck(self.friction * step_size)
         before = state.velocity - half * metric.to_momentum(state.grad)
-        after = kept * before + noise_scale * noise.normal
+        after = kept * before + noise_scale * normal_of(noise.normal, before)
         position = state.position + half * metric.to_position(before + after)
         potential_energy, grad = potential.value_and_grad(position)
         velocity = after - half * metric.to_momentum(grad)

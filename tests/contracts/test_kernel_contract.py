@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pyro_ebm.kernels
+from pyro_ebm.core import noise
 from pyro_ebm.core.checks import StepSizeError
 from pyro_ebm.core.positions import map_fields
 from pyro_ebm.energies import GaussianEnergy
@@ -205,6 +206,18 @@ def test_state_belongs_to_its_position(factory):
         torch.testing.assert_close(state.potential_energy, value)
         torch.testing.assert_close(state.grad, grad)
         state, _ = kernel.step(potential, state, kernel.noise(state, None))
+
+
+@every_kernel
+@every_dtype
+def test_a_seed_stands_for_its_numbers(factory, dtype, monkeypatch):
+    """Very many numbers are made within the step; here, few are."""
+    monkeypatch.setattr(noise, "MANY", 1)
+    kernel = factory()
+    potential, state = _start(kernel, dtype=dtype)
+    drawn = kernel.noise(state, _generator())
+    moved = kernel.step(potential, state, drawn)
+    _assert_equal(moved, kernel.step(potential, state, noise.with_numbers(drawn, state.position)))
 
 
 @every_kernel

@@ -7,15 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from pyro_ebm.core.positions import (
-    WIDE,
-    choose,
-    dot64,
-    laid_out,
-    normal_noise,
-    room_for,
-    select,
-)
+from pyro_ebm.core.positions import WIDE, choose, dot64, laid_out, room_for, select
 
 
 class State(NamedTuple):
@@ -64,15 +56,14 @@ def test_select_refuses_states_of_different_length():
 
 
 @pytest.mark.parametrize("dim", [2, WIDE - 1, WIDE])
-def test_what_is_made_for_positions_lies_as_they_do(dim):
+def test_room_for_positions_lies_as_they_do(dim):
     x = laid_out(torch.zeros(5, dim))
-    assert normal_noise(x, None).stride() == room_for(4, x)[2].stride() == x.stride()
+    assert room_for(4, x)[2].stride() == x.stride()
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0, WIDE), (1, 3), (5, 1)])
-def test_no_chain_one_chain_and_one_coordinate_have_noise_and_room(shape):
+def test_no_chain_one_chain_and_one_coordinate_have_room(shape):
     x = laid_out(torch.zeros(shape))
-    assert normal_noise(x, None).shape == shape
     assert room_for(4, x).shape == (4, *shape)
 
 
@@ -84,15 +75,3 @@ def test_few_numbers_of_many_chains_lie_chain_by_chain():
 def test_many_numbers_of_a_chain_lie_in_a_row():
     assert laid_out(torch.zeros(WIDE, 5).mT).stride() == (WIDE, 1)
     assert laid_out(torch.zeros(WIDE, 5, 2).permute(1, 2, 0)).stride() == (2 * WIDE, WIDE, 1)
-
-
-@pytest.mark.parametrize("dim", [3, WIDE])
-def test_noise_is_the_same_however_positions_lie(dim):
-    """Runs that are compiled or continued may hold the same positions otherwise."""
-    rows = torch.zeros(5, dim)
-    noises = [
-        normal_noise(x, torch.Generator().manual_seed(0)) for x in (rows, rows.mT.contiguous().mT)
-    ]
-    assert torch.equal(*noises)
-    flat = torch.randn(5 * dim, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(noises[0], flat.view(5, dim) if dim == WIDE else flat.view(dim, 5).mT)

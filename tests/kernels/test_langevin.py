@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from pyro_ebm.core.noise import normal_of
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import MALA, Langevin
 from pyro_ebm.potentials.energy import EnergyPotential
@@ -110,7 +111,7 @@ def test_documented_bias_at_the_default_acceptance(dim, percent):
 def test_noise_is_standard_normal_of_the_positions_shape():
     kernel = Langevin(step_size=0.1)
     state = kernel.init(EnergyPotential(AsymmetricEnergy()), torch.zeros(100_000, 1))
-    normal = kernel.noise(state, None).normal
+    normal = normal_of(kernel.noise(state, None).normal, state.position)
     assert normal.shape == (100_000, 1)
     quantiles = torch.tensor([0.1, 0.5, 0.9])
     assert_mean((normal < Normal(0.0, 1.0).icdf(quantiles)).double(), quantiles)

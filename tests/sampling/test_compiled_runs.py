@@ -40,6 +40,7 @@ def _assert_same_draws(one, other, **tolerance):
         torch.testing.assert_close(values, other.stats[name], **tolerance)
 
 
+@pytest.mark.usefixtures("either_noise")
 @every_kernel
 @pytest.mark.parametrize("settings", [{}, {"thinning": 3}, {"num_samples": 1}], ids=str)
 def test_draws_and_statistics_are_those_of_single_steps(kernel, settings):
@@ -80,6 +81,7 @@ class PressedAt:
         return graph(*tensors)
 
 
+@pytest.mark.usefixtures("either_noise")
 @every_kernel
 @pytest.mark.parametrize("before_end", [0, 3])
 def test_interrupted_and_continued_is_uninterrupted(kernel, before_end, tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ def _walks(kernel, potential, num_steps):
         yield state, reports
 
 
+@pytest.mark.usefixtures("either_noise")
 @pytest.mark.parametrize("potential", [_potential, _wide], ids=["innermost", "rows"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_graphs_make_the_same_steps(kernel, potential, interpreted):
@@ -75,6 +76,7 @@ def test_graphs_make_the_same_steps(kernel, potential, interpreted):
             torch.testing.assert_close(field, twin)
 
 
+@pytest.mark.usefixtures("either_noise")
 @pytest.mark.parametrize("cls", [SGLD, ChEESHMC, ReplicaExchange])
 def test_graphs_of_the_other_kernels(cls, interpreted):
     del interpreted
@@ -97,6 +99,7 @@ FIXED = {
 }
 
 
+@pytest.mark.usefixtures("either_noise")
 @pytest.mark.parametrize("potential", [_potential, _wide], ids=["innermost", "rows"])
 @pytest.mark.parametrize("kernel", FIXED.values(), ids=FIXED)
 def test_runs_draw_the_same_noise_however_their_states_lie(kernel, potential, interpreted):
@@ -168,6 +171,7 @@ def test_compiled_code_makes_the_same_steps(kernel):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("either_noise")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of TorchInductor
 @pytest.mark.parametrize(
     "kernel",
