@@ -8,38 +8,39 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import TupleT, is_wide
+from pyro_ebm.core.positions import is_wide
 
 MANY = 2**16
-"""Numbers from which on making them of a seed pays: torch draws on one core, at 2.6 ns a number."""
+"""Numbers from which on noise is a seed: torch draws on one core, at 2.6 nanoseconds a number.
+
+With fewer, thirty operations in place of one would matter to steps that are not compiled.
+"""
 
 
 class Seed(NamedTuple):
-    """Stands for very many standard normal numbers, which a step can make when it needs them."""
+    """Stands for very many standard normal numbers, which a step makes when it needs them."""
 
     number: Tensor
-    """Uniform on all integers of 64 bits, a scalar."""
+    """Uniform on the integers of 64 bits, a scalar."""
 
 
 NormalNoise: TypeAlias = Tensor | Seed
-"""What a kernel's ``noise`` holds and :func:`normal_of` makes numbers of."""
+"""Standard normal numbers ``(C, dim)``, or their seed; :func:`normal_of` gives the numbers."""
 
 
 def normal_or_seed(x: Tensor, generator: torch.Generator | None) -> NormalNoise:
     """Standard normal numbers of the shape and type of ``x`` ``(C, n)``; a seed for very many.
 
     Which of the two is decided by shape and device alone. A compiled step makes the numbers of a
-    seed on all cores, in the loop that needs them; accelerators draw in parallel anyway.
+    seed on all cores, in the loops that need them; accelerators draw in parallel anyway.
     """
     if x.device.type == "cpu" and x.numel() >= MANY:
         return Seed(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=x.device))
-    shape = x.shape if is_wide(x) else x.mT.shape
-    numbers = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-    return _like(x, numbers)
+    return normal_noise(x, generator)
 
 
 def normal_of(noise: NormalNoise, x: Tensor) -> Tensor:
-    """The numbers themselves, as many as ``x`` ``(C, n)`` has."""
+    """The numbers themselves, of the shape and type of ``x`` ``(C, n)``."""
     if isinstance(noise, Tensor):
         return noise
     numbers = _normal(_random_bits(noise.number, -(-x.numel() // 2)), x.dtype)
@@ -52,12 +53,8 @@ def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     The same numbers however ``x`` lies: they are drawn in the order of
     :func:`pyro_ebm.core.positions.laid_out`.
     """
-    return normal_of(normal_or_seed(x, generator), x)
-
-
-def with_numbers(noise: TupleT, x: Tensor) -> TupleT:
-    """The same noise of a step from ``x``, with the numbers in place of their seed."""
-    return type(noise)(*(normal_of(f, x) if isinstance(f, Seed) else f for f in noise))
+    shape = x.shape if is_wide(x) else x.mT.shape
+    return _like(x, torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device))
 
 
 def uniform_noise(
@@ -85,14 +82,14 @@ _LOW_HALF = 2**32 - 1
 
 
 def _random_bits(seed: Tensor, count: int) -> Tensor:
-    """Outputs of SplitMix64 after the state ``seed`` times its constant, ``(count,)`` of 64 bits.
+    """The mixing function of SplitMix64 at so many counters, ``(count,)`` of 64 bits each.
 
-    A counter through a mixing function, so that all can be made at the same time. Steele, Lea and
-    Flood (2014), Fast splittable pseudorandom number generators, with the shifts and factors of
-    Stafford's variant 13.
+    With the seed 0 the sequence from the state 0; any other flips bits of the counters. Steele,
+    Lea and Flood (2014), Fast splittable pseudorandom number generators, with the shifts and
+    factors of Stafford's variant 13.
     """
-    # Multiplied last: compilers may assume that a loop's own counter does not overflow.
-    z = torch.arange(1, count + 1, device=seed.device).add_(seed).mul_(_GOLDEN_RATIO)
+    # Not a sum: compilers may assume that what grows with a loop's counter does not overflow.
+    z = torch.arange(1, count + 1, device=seed.device).bitwise_xor_(seed).mul_(_GOLDEN_RATIO)
     z.bitwise_xor_(_shifted(z, 30)).mul_(_FIRST_FACTOR)
     z.bitwise_xor_(_shifted(z, 27)).mul_(_SECOND_FACTOR)
     return z.bitwise_xor_(_shifted(z, 31))
@@ -105,8 +102,9 @@ def _shifted(z: Tensor, num_bits: int) -> Tensor:
 
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Two standard normal numbers of each 64 bits (Box and Muller 1958), ``(2 count,)``."""
-    angle = (bits >> 32).to(dtype).mul_(2.0 * math.pi * 2.0**-32)
+    precise = torch.promote_types(dtype, torch.float32)  # half precision has too few numbers
+    angle = (bits >> 32).to(precise).mul_(2.0 * math.pi * 2.0**-32)
     # Half a unit keeps the logarithm finite: no number is larger than 6.8.
-    uniform = (bits & _LOW_HALF).to(dtype).mul_(2.0**-32).add_(2.0**-33)
+    uniform = (bits & _LOW_HALF).to(precise).mul_(2.0**-32).add_(2.0**-33)
     radius = uniform.log_().mul_(-2.0).sqrt_()
-    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])
+    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)]).to(dtype)

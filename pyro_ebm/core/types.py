@@ -262,7 +262,7 @@ class Kernel(Protocol[StateT, NoiseT]):
         ...
 
     def noise(self, state: StateT, generator: torch.Generator | None) -> NoiseT:
-        """Draw everything random that one step needs."""
+        """Draw everything random that one step needs, or seeds of it."""
         ...
 
     def step(self, potential: Potential, state: StateT, noise: NoiseT) -> tuple[StateT, Info]:

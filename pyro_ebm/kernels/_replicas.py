@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.positions import choose, map_fields
+from pyro_ebm.core.noise import Seed
+from pyro_ebm.core.positions import choose
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._hamiltonian import Point
 
@@ -133,12 +135,21 @@ def next_sweep(state: ReplicaState, finished: Tensor) -> ReplicaState:
 
 def flat(fields: Any) -> Any:
     """All replicas of all chains as one batch, ``(C, R, ...) -> (C R, ...)``."""
-    return map_fields(lambda field: field.flatten(0, 1), fields)
+    return _map_batch(lambda field: field.flatten(0, 1), fields)
 
 
 def by_chain(fields: Any, num_chains: int) -> Any:
     """Inverse of :func:`flat`."""
-    return map_fields(lambda field: field.unflatten(0, (num_chains, -1)), fields)
+    return _map_batch(lambda field: field.unflatten(0, (num_chains, -1)), fields)
+
+
+def _map_batch(function: Callable[[Tensor], Tensor], fields: Any) -> Any:
+    """Apply it to every tensor but to seeds, which are of no chain."""
+    if isinstance(fields, Seed):
+        return fields
+    if isinstance(fields, Tensor):
+        return function(fields)
+    return type(fields)(*(_map_batch(function, field) for field in fields))
 
 
 def coldest(values: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class TemperedInfo(NamedTuple):
 
 
 class TemperedNoise(NamedTuple):
-    """Standard normal noise ``(C, dim)``."""
+    """Randomness of one step."""
 
     normal: NormalNoise
 

@@ -26,7 +26,7 @@ from pyro_ebm.kernels._recipe import Recipe, step_and_metric
 
 
 class LangevinNoise(NamedTuple):
-    """Standard normal noise ``(C, dim)``."""
+    """Randomness of one step."""
 
     normal: NormalNoise
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError, check_count, check_probability
-from pyro_ebm.core.noise import with_numbers
 from pyro_ebm.core.positions import choose, held, laid_out
 from pyro_ebm.core.types import Adaptation, Potential
 from pyro_ebm.kernels._hamiltonian import Point
@@ -213,8 +212,7 @@ class ReplicaExchange(Recipe[ReplicaState]):
         )
 
     def noise(self, state: ReplicaState, generator: torch.Generator | None) -> ReplicaNoise:
-        replicas = flat(state.inner)
-        inner = with_numbers(self._inner.noise(replicas, generator), replicas.position)
+        inner = self._inner.noise(flat(state.inner), generator)
         x, shape = state.swap_acceptance, state.swap_acceptance.shape
         swap = torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device)
         return ReplicaNoise(by_chain(inner, len(x)), swap)

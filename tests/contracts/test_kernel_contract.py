@@ -208,16 +208,33 @@ def test_state_belongs_to_its_position(factory):
         state, _ = kernel.step(potential, state, kernel.noise(state, None))
 
 
+def _with_numbers(drawn, x):
+    """The same noise of positions ``x``, with the numbers in place of their seed."""
+    if isinstance(drawn, noise.Seed):
+        return noise.normal_of(drawn, x.flatten(0, -2)).reshape(x.shape)
+    if isinstance(drawn, torch.Tensor):
+        return drawn
+    return type(drawn)(*(_with_numbers(field, x) for field in drawn))
+
+
 @every_kernel
 @every_dtype
 def test_a_seed_stands_for_its_numbers(factory, dtype, monkeypatch):
     """Very many numbers are made within the step; here, few are."""
     monkeypatch.setattr(noise, "MANY", 1)
-    kernel = factory()
+    kernel, generator, finished = factory(), _generator(), 0
     potential, state = _start(kernel, dtype=dtype)
-    drawn = kernel.noise(state, _generator())
-    moved = kernel.step(potential, state, drawn)
-    _assert_equal(moved, kernel.step(potential, state, noise.with_numbers(drawn, state.position)))
+    x = state.inner.position if isinstance(kernel, ReplicaExchange) else state.position
+    while finished < 3:
+        drawn = kernel.noise(state, generator)
+        numbers = _with_numbers(drawn, x)
+        assert len(_tensors(numbers)) == len(_tensors(drawn))
+        assert max(t.numel() for t in _tensors(numbers)) == x.numel()
+        assert max(t.numel() for t in _tensors(drawn)) < x.numel()
+        moved = kernel.step(potential, state, drawn)
+        _assert_equal(moved, kernel.step(potential, state, numbers))
+        state, info = moved
+        finished += bool(info.finished.any())
 
 
 @every_kernel

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.noise import normal_of
 from pyro_ebm.core.positions import choose
 from pyro_ebm.kernels import MALA, _adjusted_langevin
 from pyro_ebm.kernels._metric import Metric
@@ -107,7 +108,7 @@ class WideNoise(MALA):
 
     def noise(self, state, generator):
         noise = super().noise(state, generator)
-        return noise._replace(normal=1.1 * noise.normal)
+        return noise._replace(normal=1.1 * normal_of(noise.normal, state.position))
 
 
 class SharedUniform(MALA):
@@ -123,4 +124,5 @@ class SharedNormal(MALA):
 
     def noise(self, state, generator):
         noise = super().noise(state, generator)
-        return noise._replace(normal=noise.normal[:1].expand(noise.normal.shape))
+        normal = normal_of(noise.normal, state.position)
+        return noise._replace(normal=normal[:1].expand(normal.shape))

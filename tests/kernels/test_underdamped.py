@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from pyro_ebm.core.noise import normal_of
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import UnderdampedLangevin
 from pyro_ebm.potentials.energy import EnergyPotential
@@ -84,7 +85,9 @@ def test_another_splitting_misses_the_variance():
     class OBABO(UnderdampedLangevin):
         def step(self, potential, state, noise):
             c = math.exp(-self.friction * self.step_size)
-            kicked = c * state.velocity + math.sqrt(1 - c**2) * noise.normal
+            kicked = c * state.velocity + math.sqrt(1 - c**2) * normal_of(
+                noise.normal, state.position
+            )
             # BAOAB whose O step does nothing is BAB.
             before = kicked - 0.5 * self.step_size * state.grad
             still = noise._replace(normal=before * math.sqrt((1 - c) / (1 + c)))
