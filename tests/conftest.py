@@ -44,8 +44,14 @@ def _unchanged_defaults(_owned_randomness):
         pytest.fail("The test changed global defaults and left them so: " + "; ".join(changed))
 
 
+@pytest.fixture
+def seeded_noise(monkeypatch):
+    """Normal numbers that the step makes itself, as for many chains where that is fast."""
+    monkeypatch.setattr(noise, "MANY", 1)
+
+
 @pytest.fixture(params=["drawn", "seeded"])
-def either_noise(request, monkeypatch):
-    """Normal numbers that come before the step, or that it makes itself, as for many chains."""
+def either_noise(request):
+    """These, and numbers that are drawn before the step."""
     if request.param == "seeded":
-        monkeypatch.setattr(noise, "MANY", 1)
+        request.getfixturevalue("seeded_noise")

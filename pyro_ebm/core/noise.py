@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from pyro_ebm.core.positions import is_wide
 
-MANY = 2**16
+MANY = 2**16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else sys.maxsize
 """Numbers from which on noise is a seed: torch draws on one core, at 2.6 nanoseconds a number.
 
-With fewer, thirty operations in place of one would matter to steps that are not compiled.
+With fewer, thirty operations in place of one would matter to steps that are not compiled. Without
+AVX-512 products of integers of 64 bits are so slow that drawing is faster.
 """
 
 
@@ -31,8 +33,8 @@ NormalNoise: TypeAlias = Tensor | Seed
 def normal_or_seed(x: Tensor, generator: torch.Generator | None) -> NormalNoise:
     """Standard normal numbers of the shape and type of ``x`` ``(C, n)``; a seed for very many.
 
-    Which of the two is decided by shape and device alone. A compiled step makes the numbers of a
-    seed on all cores, in the loops that need them; accelerators draw in parallel anyway.
+    Which of the two is decided by shape, device and processor alone. A compiled step makes the
+    numbers of a seed on all cores, in the loops that need them; accelerators draw in parallel.
     """
     if x.device.type == "cpu" and x.numel() >= MANY:
         return Seed(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=x.device))

@@ -217,11 +217,11 @@ def _with_numbers(drawn, x):
     return type(drawn)(*(_with_numbers(field, x) for field in drawn))
 
 
+@pytest.mark.usefixtures("seeded_noise")
 @every_kernel
 @every_dtype
-def test_a_seed_stands_for_its_numbers(factory, dtype, monkeypatch):
+def test_a_seed_stands_for_its_numbers(factory, dtype):
     """Very many numbers are made within the step; here, few are."""
-    monkeypatch.setattr(noise, "MANY", 1)
     kernel, generator, finished = factory(), _generator(), 0
     potential, state = _start(kernel, dtype=dtype)
     x = state.inner.position if isinstance(kernel, ReplicaExchange) else state.position

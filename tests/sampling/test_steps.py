@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from pyro_ebm.core.noise import MANY
 from pyro_ebm.core.positions import WIDE, laid_out
 from pyro_ebm.energies import GaussianEnergy, MLPEnergy
 from pyro_ebm.kernels import (
@@ -199,6 +198,7 @@ def test_compiled_runs_draw_what_eager_ones_do(kernel):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of TorchInductor
+@pytest.mark.usefixtures("seeded_noise")
 def test_compiled_code_makes_the_numbers_of_a_seed():
     """An odd number of them, so that some are made outside of the loop over vectors."""
     energy = GaussianEnergy(torch.zeros(5).float(), precision=torch.eye(5).float())
@@ -206,9 +206,7 @@ def test_compiled_code_makes_the_numbers_of_a_seed():
     for compiles in (False, True):
         pyro.set_rng_seed(0)
         kernel = Langevin(energy, step_size=0.1)
-        num_chains = MANY // 5 + 2
-        assert num_chains * 5 % 2 == 1
-        mcmc = MCMC(kernel, 9, 0, num_chains=num_chains, compile=compiles, disable_progbar=True)
+        mcmc = MCMC(kernel, 9, 0, num_chains=13_109, compile=compiles, disable_progbar=True)
         mcmc.run()
         draws.append(mcmc.chains.positions)
     torch.testing.assert_close(*draws, rtol=1e-5, atol=1e-5)
