@@ -109,6 +109,10 @@ class RecordedEnergy:
             raise AttributeError(name)
         return getattr(self._potential, name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies look for themselves: what functions refer to need not be copied with them."""
+        return self.__dict__ | {"_held": (), "_is_known": False, "plain_because": None}
+
     def __repr__(self) -> str:
         reason = f", plain because {self.plain_because}" if self.plain_because else ""
         return f"RecordedEnergy({self._potential!r}{reason})"

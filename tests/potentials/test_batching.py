@@ -111,7 +111,7 @@ def test_compiling_needs_batching(model):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.compile
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of torch.compile
 def test_compiled_values_are_equal():
     def model(y):
         loc = pyro.sample("loc", dist.Normal(0.0, 1.0))

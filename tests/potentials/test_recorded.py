@@ -218,7 +218,7 @@ def test_modes_of_plain_modules_are_seen():
     assert not (ours.value_and_grad(q)[1] != 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_scripted_modules_have_no_places_to_look_at():
     network = torch.jit.trace(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), torch.randn(5, 3))
     potential = EnergyPotential(network, event_shape=(3,))

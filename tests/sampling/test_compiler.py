@@ -12,7 +12,7 @@ from torch._inductor.utils import run_and_get_code
 
 from pyro_ebm.sampling.compiler import Compiler
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of Inductor
 X, ROOM = torch.linspace(0, 1, 6).reshape(3, 2), torch.zeros(4, 3)
 
 

@@ -160,7 +160,7 @@ def test_chains_are_where_the_data_are(device):
     assert _positions(NUTS, _plain, device).device.type == device
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of Inductor
 @pytest.mark.parametrize("device", [on_gpu])
 @pytest.mark.parametrize("kernel", [MALA, NUTS, ChEESHMC])
 @every_target

@@ -162,7 +162,7 @@ def test_a_tuned_step_size_compiles_nothing_anew(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.compile
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of torch.compile
 @pytest.mark.parametrize("kernel", [MALA(step_size=0.3), NUTS(step_size=0.2)], ids=repr)
 def test_compiled_code_makes_the_same_steps(kernel):
     with pyro.settings.context(validate_distributions_torch=True):
@@ -173,7 +173,7 @@ def test_compiled_code_makes_the_same_steps(kernel):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("either_noise")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of TorchInductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of TorchInductor
 @pytest.mark.parametrize(
     "kernel",
     [
@@ -197,7 +197,7 @@ def test_compiled_runs_draw_what_eager_ones_do(kernel):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of TorchInductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of TorchInductor
 @pytest.mark.usefixtures("seeded_noise")
 def test_compiled_code_makes_the_numbers_of_a_seed():
     """An odd number of them, so that some are made outside of the loop over vectors."""

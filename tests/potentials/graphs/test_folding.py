@@ -243,7 +243,7 @@ def test_graphs_are_used_in_and_out_of_inference_mode(inference):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.compile
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of torch.compile
 @pytest.mark.parametrize("is_validating", [True, False])
 def test_compiling_leaves_validation_as_it_was(is_validating):
     """``torch.compile`` switches it off, once in the life of a process."""

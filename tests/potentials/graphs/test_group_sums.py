@@ -183,7 +183,7 @@ def test_products_of_less_precision_are_not_used():
         assert (_aten.mm.default in _rewritten(*CASES[case])[1]) is is_product
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of Inductor
 @pytest.mark.parametrize(("few", "is_product"), [(100, True), (0, False)])
 def test_compiled_code_sums_the_same(few, is_product, monkeypatch):
     monkeypatch.setattr(group_sums, "_FEW", few)

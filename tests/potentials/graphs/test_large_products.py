@@ -220,7 +220,7 @@ def _products_in(call):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.compile
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of torch.compile
 def test_models_compiled_by_torch_use_them():
     potential, x = ModelPotential(regression), CHAINS.mT.contiguous()
     compiled = potential.compiled()
@@ -230,7 +230,7 @@ def test_models_compiled_by_torch_use_them():
     torch.testing.assert_close(results, potential.value_and_grad(x))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of Inductor
 @pytest.mark.parametrize(("dim", "num_large"), [(6, 2), (WIDE, 4)])
 def test_compiled_functions_use_them(dim, num_large):
     torch.manual_seed(0)

@@ -73,7 +73,9 @@ def test_functions_call_the_operations_that_they_replace(row):
     for _ in range(2):
         with torch.no_grad(), OperationLog() as log:
             results = module(q.clone())
-        names.append((log.names, [result.tolist() for result in results]))
+        # From torch 2.15 on a slice of everything has either name.
+        slices = ["slice" if name == "alias" else name for name in log.names]
+        names.append((slices, [result.tolist() for result in results]))
         call_directly(module.graph)
         module.recompile()
     assert names[0] == names[1]

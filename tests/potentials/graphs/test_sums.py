@@ -113,7 +113,7 @@ def _error(total, x):
     return (total.double() - exact).abs().max()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of Inductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # of Inductor
 def test_compiled_functions_use_them():
     x = _rows()
     compiled = Compiler()(lambda x: [x.square().sum(0)], [x])
