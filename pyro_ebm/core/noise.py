@@ -55,8 +55,8 @@ def normal_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     The same numbers however ``x`` lies: they are drawn in the order of
     :func:`pyro_ebm.core.positions.laid_out`.
     """
-    shape = x.shape if is_wide(x) else x.mT.shape
-    return _like(x, torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device))
+    numbers = torch.randn(x.numel(), generator=generator, dtype=x.dtype, device=x.device)
+    return _like(x, numbers)
 
 
 def uniform_noise(

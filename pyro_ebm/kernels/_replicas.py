@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.core.noise import Seed
-from pyro_ebm.core.positions import choose
+from pyro_ebm.core.positions import choose, map_fields
 from pyro_ebm.core.types import Potential
 from pyro_ebm.kernels._hamiltonian import Point
 
@@ -134,22 +132,17 @@ def next_sweep(state: ReplicaState, finished: Tensor) -> ReplicaState:
 
 
 def flat(fields: Any) -> Any:
-    """All replicas of all chains as one batch, ``(C, R, ...) -> (C R, ...)``."""
-    return _map_batch(lambda field: field.flatten(0, 1), fields)
+    """All replicas of all chains as one batch, ``(C, R, ...) -> (C R, ...)``.
+
+    Scalars, as seeds are, belong to no chain and stay.
+    """
+    return map_fields(lambda field: field.flatten(0, 1) if field.ndim else field, fields)
 
 
 def by_chain(fields: Any, num_chains: int) -> Any:
     """Inverse of :func:`flat`."""
-    return _map_batch(lambda field: field.unflatten(0, (num_chains, -1)), fields)
-
-
-def _map_batch(function: Callable[[Tensor], Tensor], fields: Any) -> Any:
-    """Apply it to every tensor but to seeds, which are of no chain."""
-    if isinstance(fields, Seed):
-        return fields
-    if isinstance(fields, Tensor):
-        return function(fields)
-    return type(fields)(*(_map_batch(function, field) for field in fields))
+    shape = (num_chains, -1)
+    return map_fields(lambda field: field.unflatten(0, shape) if field.ndim else field, fields)
 
 
 def coldest(values: Tensor) -> Tensor:

@@ -133,10 +133,10 @@ def _law(x):
     half = len(flat) // 2
     neighbours = flat.view(-1, 8)
     pairs = torch.stack([flat[:half], flat[half:]], dim=-1)
-    for draws in (neighbours, pairs, pairs.square()):
-        square = draws is not neighbours and draws is not pairs
-        mean = torch.full((draws.shape[1],), 1.0 if square else 0.0)
-        assert_moments(draws, mean, torch.eye(len(mean)) * (2.0 if square else 1.0))
+    laws = ((neighbours, 0.0, 1.0), (pairs, 0.0, 1.0), (pairs.square(), 1.0, 2.0))
+    for draws, mean, variance in laws:
+        num_columns = draws.shape[1]
+        assert_moments(draws, torch.full((num_columns,), mean), variance * torch.eye(num_columns))
     if stats.kstest(flat.numpy(), "norm").pvalue < TEST_FAILURE_RATE:
         raise Rejected("not the law of a standard normal")
 
