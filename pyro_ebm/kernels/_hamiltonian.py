@@ -1,4 +1,4 @@
-"""Leapfrog steps of chains that are each at a stage of their own trajectory."""
+"""Points and energies of chains that are each at a stage of their own trajectory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.positions import dot64
-from pyro_ebm.core.types import Potential
-from pyro_ebm.kernels._metric import Metric
 from pyro_ebm.kernels._metropolis import DIVERGENCE_THRESHOLD
 
 
@@ -47,26 +45,7 @@ class TrajectoryInfo(NamedTuple):
     energy: Tensor
     """Potential plus kinetic energy that the trajectory began with."""
     n_steps: Tensor
-    """Leapfrogs, which is gradients, of the trajectory."""
-
-
-def leapfrog(
-    potential: Potential, start: Phase, stride: Tensor, metric: Metric
-) -> tuple[Phase, Tensor]:
-    r"""One leapfrog step by the signed step sizes ``stride`` ``(C, 1)``; one gradient.
-
-    .. math:: p \leftarrow p - \tfrac\epsilon2 L^\top \nabla U; \quad
-              x \leftarrow x + \epsilon L p; \quad p \leftarrow p - \tfrac\epsilon2 L^\top \nabla U
-
-    Returns:
-        The end, and the potential ``(C,)`` there.
-    """
-    half = -0.5 * stride
-    momentum = torch.addcmul(start.momentum, half, metric.to_momentum(start.grad))
-    position = torch.addcmul(start.position, stride, metric.to_position(momentum))
-    potential_energy, grad = potential.value_and_grad(position)
-    momentum = torch.addcmul(momentum, half, metric.to_momentum(grad))
-    return Phase(position, momentum, grad), potential_energy
+    """Steps of the trajectory, each ``Integrator.num_gradients`` gradients."""
 
 
 def total_energy(potential_energy: Tensor, momentum: Tensor) -> Tensor:

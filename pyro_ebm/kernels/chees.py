@@ -23,13 +23,13 @@ from pyro_ebm.kernels._hamiltonian import (
     Point,
     TrajectoryInfo,
     is_off,
-    leapfrog,
     point_acceptance,
     total_energy,
 )
 from pyro_ebm.kernels._metric import metric_of
 from pyro_ebm.kernels._recipe import Recipe, known_step_size
 from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, TrajectoryLengthTuner
+from pyro_ebm.kernels.integrators import LEAPFROG, Integrator
 
 
 class ChEESNoise(NamedTuple):
@@ -42,7 +42,7 @@ class ChEESNoise(NamedTuple):
 
 
 class ChEESState(NamedTuple):
-    """Chains in the middle of their trajectories, all at the same leapfrog."""
+    """Chains in the middle of their trajectories, all at the same step."""
 
     draw: Point
     """The last draw, where the trajectory began."""
@@ -55,7 +55,7 @@ class ChEESState(NamedTuple):
     share: Tensor
     """Length of the trajectory in units of the longest, a Halton point ``(C,)`` in float64."""
     num_steps: Tensor
-    """Leapfrogs of the trajectory so far ``(C,)``."""
+    """Steps of the trajectory so far ``(C,)``."""
     has_diverged: Tensor
     """Whether the trajectory is to be rejected, ``(C,)``."""
     start: Tensor
@@ -102,7 +102,9 @@ class ChEESHMC(Recipe[ChEESState]):
         full_mass: Whether warm-up estimates the whole covariance instead of its diagonal.
         trajectory_length: :math:`T`, of the longest trajectory, in coordinates of unit scale; None
             to have warm-up tune it, and without warm-up 2.25, the best for a standard normal.
-        max_num_steps: Largest number of leapfrogs of a trajectory.
+        max_num_steps: Largest number of steps of a trajectory.
+        integrator: How a step of a trajectory is made, ``LEAPFROG`` or another
+            :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     Raises:
         ModelError: In warm-up, if there are fewer than 8 chains and no ``trajectory_length``.
@@ -121,6 +123,7 @@ class ChEESHMC(Recipe[ChEESState]):
     full_mass: bool = False
     trajectory_length: float | None = None
     max_num_steps: int = 1000
+    integrator: Integrator = LEAPFROG
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,7 +160,7 @@ class ChEESHMC(Recipe[ChEESState]):
         # Chains are in lockstep, so that a new step size need not wait for the next trajectory.
         stride = torch.zeros_like(state.stride) + known_step_size(self)
         stride = choose(state.num_steps == 0, stride, state.stride)
-        front, potential_energy = leapfrog(potential, state.front, stride, metric)
+        front, potential_energy = self.integrator.step(potential, state.front, stride, metric)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)
         has_diverged = state.has_diverged | is_off(log_ratio)
         acceptance = point_acceptance(log_ratio, has_diverged)
@@ -197,7 +200,7 @@ class ChEESHMC(Recipe[ChEESState]):
         return TrajectoryLengthTuner() if self.trajectory_length is None else None
 
     def _num_steps(self, share: Tensor, stride: Tensor) -> Tensor:
-        """Leapfrogs of the trajectory, rounded up."""
+        """Steps of the trajectory, rounded up."""
         steps = (share * self._longest / stride.squeeze(-1)).ceil()
         return steps.clamp(min=1, max=self.max_num_steps)
 

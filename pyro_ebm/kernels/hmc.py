@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo with jittered trajectories; one step is one leapfrog of every chain."""
+"""Hamiltonian Monte Carlo with jittered trajectories; one step is one of each trajectory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pyro_ebm.kernels._hamiltonian import (
     Point,
     TrajectoryInfo,
     is_off,
-    leapfrog,
     point_acceptance,
     total_energy,
 )
 from pyro_ebm.kernels._metric import metric_of
 from pyro_ebm.kernels._recipe import Recipe, known_step_size
+from pyro_ebm.kernels.integrators import LEAPFROG, Integrator
 
 
 class HMCNoise(NamedTuple):
@@ -57,7 +57,7 @@ class HMCState(NamedTuple):
     length: Tensor
     """Length of the trajectory in units of the mean, ``(C,)`` in float64."""
     num_steps: Tensor
-    """Leapfrogs of the trajectory so far ``(C,)``."""
+    """Steps of the trajectory so far ``(C,)``."""
 
     @property
     def position(self) -> Tensor:
@@ -86,9 +86,9 @@ class HMC(Recipe[HMCState]):
     :math:`u \sim U(1 - j, 1 + j)` is drawn anew for each trajectory of each chain: with a fixed
     length, coordinates of which it is half a period would never mix.
 
-    One step is one leapfrog, one gradient, of every chain; chains whose trajectories are shorter
-    do not wait for the others, and a number of draws is kept that is fixed beforehand. A
-    trajectory that diverges ends at once and is rejected.
+    One step is one leapfrog, one gradient, of every chain, or one step of another ``integrator``;
+    chains whose trajectories are shorter do not wait for the others, and a number of draws is
+    kept that is fixed beforehand. A trajectory that diverges ends at once and is rejected.
 
     Args:
         target: What to sample, or None for a recipe.
@@ -101,7 +101,9 @@ class HMC(Recipe[HMCState]):
         trajectory_length: :math:`T`, in coordinates of unit scale, where a quarter of a period is
             :math:`\pi / 2`.
         jitter: :math:`j` in [0, 1).
-        max_num_steps: Largest number of leapfrogs of a trajectory.
+        max_num_steps: Largest number of steps of a trajectory.
+        integrator: How a step of a trajectory is made, ``LEAPFROG`` or another
+            :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     References:
         Neal (2011), MCMC using Hamiltonian dynamics; the jitter is its section 5.4.2.2.
@@ -117,6 +119,7 @@ class HMC(Recipe[HMCState]):
     trajectory_length: float = math.pi / 2
     jitter: float = 0.2
     max_num_steps: int = 1000
+    integrator: Integrator = LEAPFROG
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,7 +145,7 @@ class HMC(Recipe[HMCState]):
     ) -> tuple[HMCState, TrajectoryInfo]:
         step_size = known_step_size(self)
         metric = metric_of(self.scale, state.front.position)
-        front, potential_energy = leapfrog(potential, state.front, state.stride, metric)
+        front, potential_energy = self.integrator.step(potential, state.front, state.stride, metric)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)
         diverging = is_off(log_ratio)
         acceptance = point_acceptance(log_ratio, diverging)
@@ -167,7 +170,7 @@ class HMC(Recipe[HMCState]):
         return select(finished, begun, going), info
 
     def _num_steps(self, state: HMCState) -> Tensor:
-        """Leapfrogs of each chain's trajectory, rounded up."""
+        """Steps of each chain's trajectory, rounded up."""
         time = state.length * self.trajectory_length
         return (time / state.stride.squeeze(-1)).ceil().clamp(max=self.max_num_steps)
 

@@ -1,4 +1,4 @@
-"""The No-U-Turn sampler; one step is one leapfrog of every chain."""
+"""The No-U-Turn sampler; one step adds one leaf to the tree of every chain."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from pyro_ebm.kernels._hamiltonian import (
     Phase,
     Point,
     is_off,
-    leapfrog,
     point_acceptance,
     total_energy,
 )
 from pyro_ebm.kernels._metric import metric_of
 from pyro_ebm.kernels._recipe import Recipe, known_step_size
+from pyro_ebm.kernels.integrators import LEAPFROG, Integrator
 
 
 class NUTSNoise(NamedTuple):
@@ -81,7 +81,7 @@ class NUTSState(NamedTuple):
     num_leaves: Tensor
     """Leaves of the sub-tree so far ``(C,)``."""
     num_steps: Tensor
-    """Leapfrogs of the trajectory so far ``(C,)``."""
+    """Steps of the trajectory so far ``(C,)``."""
     acceptance_sum: Tensor
     """Sum over them of ``min(1, exp(H0 - H))``, ``(C,)`` in float64."""
     checkpoints: Tensor
@@ -112,7 +112,7 @@ class NUTSInfo(NamedTuple):
     energy: Tensor
     """Potential plus kinetic energy that the trajectory began with."""
     n_steps: Tensor
-    """Leapfrogs, which is gradients, of the trajectory."""
+    """Steps of the trajectory, each ``Integrator.num_gradients`` gradients."""
     tree_depth: Tensor
     reached_max_treedepth: Tensor
 
@@ -127,10 +127,11 @@ class NUTS(Recipe[NUTSState]):
     its momenta, or until it diverges. The draw is chosen among its points with probabilities
     :math:`\propto e^{-H}` in a sub-tree and with a bias to the newer half between the two.
 
-    **No chain waits for another.** One step is one leapfrog, one gradient, of every chain,
-    whatever stage of its tree it is in; a chain that ends a trajectory reports its draw in
-    ``Info.finished`` and begins the next in the same step. ``MCMC`` keeps a number of draws that
-    is fixed beforehand: whoever stops at a time instead keeps too many from short trajectories.
+    **No chain waits for another.** One step is one leapfrog, one gradient, of every chain (or one
+    step of another ``integrator``), whatever stage of its tree it is in; a chain that ends a
+    trajectory reports its draw in ``Info.finished`` and begins the next in the same step. ``MCMC``
+    keeps a number of draws that is fixed beforehand: whoever stops at a time instead keeps too
+    many from short trajectories.
 
     Energies are compared in float64. The memory is about ``(2 * max_tree_depth + 8) * dim`` numbers
     for each chain.
@@ -143,7 +144,9 @@ class NUTS(Recipe[NUTSState]):
         target_accept_prob: Mean of :math:`\min(1, e^{H_0 - H})` over the points of a trajectory
             that warm-up tunes to.
         full_mass: Whether warm-up estimates the whole covariance instead of its diagonal.
-        max_tree_depth: Largest number of doublings; ``2^max_tree_depth - 1`` leapfrogs.
+        max_tree_depth: Largest number of doublings; ``2^max_tree_depth - 1`` steps.
+        integrator: How a step of a trajectory is made, ``LEAPFROG`` or another
+            :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     References:
         Hoffman and Gelman (2014), The No-U-Turn sampler; Betancourt (2017), A conceptual
@@ -159,6 +162,7 @@ class NUTS(Recipe[NUTSState]):
 
     full_mass: bool = False
     max_tree_depth: int = 10
+    integrator: Integrator = LEAPFROG
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,7 +185,7 @@ class NUTS(Recipe[NUTSState]):
     ) -> tuple[NUTSState, NUTSInfo]:
         step_size = known_step_size(self)
         metric = metric_of(self.scale, state.front.position)
-        front, potential_energy = leapfrog(potential, state.front, state.stride, metric)
+        front, potential_energy = self.integrator.step(potential, state.front, state.stride, metric)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)
         diverging = is_off(log_ratio)
         acceptance = point_acceptance(log_ratio, diverging)

@@ -7,7 +7,12 @@ from typing import NamedTuple
 
 from tests.benchmarks.roster import OURS, PEERS
 
-NUTS = ("ours_nuts", "ours_nuts_compiled", "ours_nuts_dense_compiled")
+NUTS = (
+    "ours_nuts",
+    "ours_nuts_compiled",
+    "ours_nuts_dense_compiled",
+    "ours_nuts_two_stage_compiled",
+)
 NUTPIE = ("nutpie", "nutpie_low_rank")
 NUMPYRO = ("numpyro", "numpyro_dense")
 PYRO = ("pyro", "pyro_dense")

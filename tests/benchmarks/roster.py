@@ -50,7 +50,21 @@ OURS = (
         _CORRELATED,
     ),
     Engine(
+        "ours_nuts_two_stage_compiled",
+        "pyro_ebm NUTS, two-stage, compiled",
+        "ours:nuts_two_stage_compiled",
+        _OURS,
+        _MANY,
+    ),
+    Engine(
         "ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS, _MANY
+    ),
+    Engine(
+        "ours_chees_two_stage_compiled",
+        "pyro_ebm ChEES-HMC, two-stage, compiled",
+        "ours:chees_two_stage_compiled",
+        _OURS,
+        _MANY,
     ),
     Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS, _MANY, _COMPARED),
     Engine("ours_mala_compiled", "pyro_ebm MALA, compiled", "ours:mala_compiled", _OURS, _MANY),

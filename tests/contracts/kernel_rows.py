@@ -12,6 +12,7 @@ from pyro_ebm.kernels import (
     MALA,
     NUTS,
     SGLD,
+    TWO_STAGE,
     AnnealedLangevin,
     ChEESHMC,
     Langevin,
@@ -42,12 +43,14 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "scaled": lambda: ChEESHMC(step_size=0.8, scale=SCALE),
         "dense": lambda: ChEESHMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: ChEESHMC(step_size=0.8, trajectory_length=0.1),
+        "two-stage": lambda: ChEESHMC(step_size=1.2, integrator=TWO_STAGE),
     },
     HMC: {
         "plain": lambda: HMC(step_size=0.8),
         "scaled": lambda: HMC(step_size=0.8, scale=SCALE),
         "dense": lambda: HMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: HMC(step_size=0.8, trajectory_length=0.1),
+        "two-stage": lambda: HMC(step_size=1.2, scale=SCALE, integrator=TWO_STAGE),
     },
     Langevin: {
         "plain": lambda: Langevin(step_size=0.4),
@@ -63,6 +66,7 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "scaled": lambda: NUTS(step_size=0.8, scale=SCALE),
         "dense": lambda: NUTS(step_size=0.8, scale=FACTOR, full_mass=True),
         "shallow": lambda: NUTS(step_size=0.8, max_tree_depth=1),
+        "two-stage": lambda: NUTS(step_size=1.2, scale=FACTOR, integrator=TWO_STAGE),
     },
     PreconditionedMALA: {
         "plain": lambda: PreconditionedMALA(step_size=0.8),

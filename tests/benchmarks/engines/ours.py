@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,51 +17,66 @@ MALA_THINNING = 4
 
 
 def nuts(target: Target, settings: Settings) -> Prepared:
-    return _prepare("NUTS", target, settings)
+    return _prepare(kernels.NUTS, target, settings)
 
 
 def nuts_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare("NUTS", target, settings, compile=True)
+    return _prepare(kernels.NUTS, target, settings, compile=True)
 
 
 def nuts_dense_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare("NUTS", target, settings, full_mass=True, compile=True)
+    make = partial(kernels.NUTS, full_mass=True)
+    return _prepare(make, target, settings, "full_mass=True", compile=True)
+
+
+def nuts_two_stage_compiled(target: Target, settings: Settings) -> Prepared:
+    make = partial(kernels.NUTS, integrator=kernels.TWO_STAGE, target_accept_prob=0.75)
+    text = "integrator=TWO_STAGE, target_accept_prob=0.75"
+    return _prepare(make, target, settings, text, compile=True)
 
 
 def chees_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare("ChEESHMC", target, settings, compile=True)
+    return _prepare(kernels.ChEESHMC, target, settings, compile=True)
+
+
+def chees_two_stage_compiled(target: Target, settings: Settings) -> Prepared:
+    make = partial(kernels.ChEESHMC, integrator=kernels.TWO_STAGE, target_accept_prob=0.9)
+    text = "integrator=TWO_STAGE, target_accept_prob=0.9"
+    return _prepare(make, target, settings, text, compile=True)
 
 
 def mala(target: Target, settings: Settings) -> Prepared:
-    return _prepare("MALA", target, settings, thinning=MALA_THINNING)
+    return _prepare(kernels.MALA, target, settings, thinning=MALA_THINNING)
 
 
 def mala_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare("MALA", target, settings, thinning=MALA_THINNING, compile=True)
+    return _prepare(kernels.MALA, target, settings, thinning=MALA_THINNING, compile=True)
 
 
 def _prepare(
-    kernel: str, target: Target, settings: Settings, *, full_mass: bool = False, **options: Any
+    make: Callable[[Any], Any],
+    target: Target,
+    settings: Settings,
+    hyperparameters: str = "",
+    **options: Any,
 ) -> Prepared:
     what, args = _target(target)
-    mass = {"full_mass": True} if full_mass else {}  # not all kernels have a choice
-    make = partial(getattr(kernels, kernel), what, **mass)
     with timed() as first:
         # The first run of a process imports what torch imports late; peers compile here.
-        _driver(make(), 16, 10, {"thinning": 1}).run(*args)
+        _driver(make(what), 16, 10, {"thinning": 1}).run(*args)
 
     def run(seed: int) -> Run:
         pyro.set_rng_seed(seed)
-        mcmc = _driver(make(), settings.num_chains, settings.num_draws, options)
+        mcmc = _driver(make(what), settings.num_chains, settings.num_draws, options)
         mcmc.run(*args)
         samples = mcmc.get_samples(group_by_chain=True)
         draws = {name: value.numpy() for name, value in samples.items()}
         return Run(draws, _num_gradients(mcmc, options), getattr(mcmc, "compile_seconds", 0.0))
 
-    thinning = f", thinning {options['thinning']}" if "thinning" in options else ""
     mode = "compile=True" if options.get("compile") else "eager"
-    dense = ", full_mass=True" if full_mass else ""
-    return Prepared(run, first.seconds, "float32", f"{mode}{dense}, default warm-up{thinning}")
+    thinning = f"thinning {options['thinning']}" if "thinning" in options else ""
+    text = ", ".join(filter(None, (mode, hyperparameters, "default warm-up", thinning)))
+    return Prepared(run, first.seconds, "float32", text)
 
 
 def _target(target: Target) -> tuple[Any, tuple[Any, ...]]:
@@ -75,5 +91,5 @@ def _num_gradients(mcmc: MCMC, options: dict[str, Any]) -> int:
     assert mcmc.chains is not None
     stats, thinning = mcmc.chains.stats, options.get("thinning", 1)
     if "n_steps" in stats:
-        return int(stats["n_steps"].sum())
+        return mcmc.kernel.integrator.num_gradients * int(stats["n_steps"].sum())
     return thinning * int(stats["lp"].numel())
