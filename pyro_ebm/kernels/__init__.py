@@ -4,7 +4,7 @@ from pyro_ebm.kernels.annealed_langevin import AnnealedLangevin as AnnealedLange
 from pyro_ebm.kernels.chees import ChEESHMC as ChEESHMC
 from pyro_ebm.kernels.hmc import HMC as HMC
 from pyro_ebm.kernels.integrators import LEAPFROG as LEAPFROG
-from pyro_ebm.kernels.integrators import TWO_STAGE as TWO_STAGE
+from pyro_ebm.kernels.integrators import MCLACHLAN as MCLACHLAN
 from pyro_ebm.kernels.integrators import Integrator as Integrator
 from pyro_ebm.kernels.langevin import Langevin as Langevin
 from pyro_ebm.kernels.mala import MALA as MALA

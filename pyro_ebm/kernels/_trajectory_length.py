@@ -18,7 +18,7 @@ UNIT_LENGTH = 2.246705
 
 _FEWEST_CHAINS = 8
 _FIRST_NUM_STEPS = 9.0
-"""Leapfrogs of the longest of the first trajectories, while scales are not known. Half of it, with
+"""Steps of the longest of the first trajectories, while scales are not known. Half of it, with
 which they begin, is no whole number, so that the last bit of a step size decides nothing."""
 
 _LEARNING_RATE = 0.025
@@ -98,7 +98,7 @@ class TrajectoryLengthTuner:
         self._log_length = math.nan
 
     def update(self, kernel: Any, state: Any, info: Any) -> Any:
-        """Take in one leapfrog of all chains.
+        """Take in one step of all chains.
 
         Raises:
             ModelError: If there are fewer than 8 chains.

@@ -29,7 +29,7 @@ from pyro_ebm.kernels._hamiltonian import (
 from pyro_ebm.kernels._metric import metric_of
 from pyro_ebm.kernels._recipe import Recipe, known_step_size
 from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, TrajectoryLengthTuner
-from pyro_ebm.kernels.integrators import LEAPFROG, Integrator
+from pyro_ebm.kernels.integrators import LEAPFROG, Integrator, check_integrator
 
 
 class ChEESNoise(NamedTuple):
@@ -80,7 +80,7 @@ class ChEESState(NamedTuple):
 class ChEESHMC(Recipe[ChEESState]):
     r"""Hamiltonian Monte Carlo of tuned length: leaves :math:`e^{-U}` invariant exactly.
 
-    Trajectories are those of :class:`HMC`, of :math:`L = \lceil u T / \epsilon \rceil` leapfrogs
+    Trajectories are those of :class:`HMC`, of :math:`L = \lceil u T / \epsilon \rceil` steps
     with :math:`u` the next point of the van der Corput sequence, the same for all chains. They
     end together, so no chain waits for another. In warm-up :math:`T` climbs the criterion
 
@@ -103,7 +103,8 @@ class ChEESHMC(Recipe[ChEESState]):
         trajectory_length: :math:`T`, of the longest trajectory, in coordinates of unit scale; None
             to have warm-up tune it, and without warm-up 2.25, the best for a standard normal.
         max_num_steps: Largest number of steps of a trajectory.
-        integrator: How a step of a trajectory is made, ``LEAPFROG`` or another
+        integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
+            steps of two gradients (with ``target_accept_prob=0.9``), or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     Raises:
@@ -118,7 +119,6 @@ class ChEESHMC(Recipe[ChEESState]):
     """
 
     shortest_warmup: ClassVar[int] = 100
-    steps_per_call: ClassVar[int] = 4
 
     full_mass: bool = False
     trajectory_length: float | None = None
@@ -130,6 +130,12 @@ class ChEESHMC(Recipe[ChEESState]):
         if self.trajectory_length is not None:
             check_positive("trajectory_length", self.trajectory_length)
         check_count("max_num_steps", self.max_num_steps)
+        check_integrator(self.integrator)
+
+    @property
+    def steps_per_call(self) -> int:  # type: ignore[override]  # of which most kernels have one
+        """As many as take four gradients."""
+        return max(1, 4 // self.integrator.num_gradients)
 
     @property
     def tuned_numbers(self) -> dict[str, float | None]:

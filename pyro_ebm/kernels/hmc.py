@@ -29,7 +29,7 @@ from pyro_ebm.kernels._hamiltonian import (
 )
 from pyro_ebm.kernels._metric import metric_of
 from pyro_ebm.kernels._recipe import Recipe, known_step_size
-from pyro_ebm.kernels.integrators import LEAPFROG, Integrator
+from pyro_ebm.kernels.integrators import LEAPFROG, Integrator, check_integrator
 
 
 class HMCNoise(NamedTuple):
@@ -102,7 +102,8 @@ class HMC(Recipe[HMCState]):
             :math:`\pi / 2`.
         jitter: :math:`j` in [0, 1).
         max_num_steps: Largest number of steps of a trajectory.
-        integrator: How a step of a trajectory is made, ``LEAPFROG`` or another
+        integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
+            steps of two gradients (with ``target_accept_prob=0.9``), or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     References:
@@ -125,6 +126,7 @@ class HMC(Recipe[HMCState]):
         super().__post_init__()
         check_positive("trajectory_length", self.trajectory_length)
         check_count("max_num_steps", self.max_num_steps)
+        check_integrator(self.integrator)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter={self.jitter!r}, but jitter must lie in [0, 1).")
 

@@ -34,7 +34,7 @@ from pyro_ebm.kernels._hamiltonian import (
 )
 from pyro_ebm.kernels._metric import metric_of
 from pyro_ebm.kernels._recipe import Recipe, known_step_size
-from pyro_ebm.kernels.integrators import LEAPFROG, Integrator
+from pyro_ebm.kernels.integrators import LEAPFROG, Integrator, check_integrator
 
 
 class NUTSNoise(NamedTuple):
@@ -145,7 +145,8 @@ class NUTS(Recipe[NUTSState]):
             that warm-up tunes to.
         full_mass: Whether warm-up estimates the whole covariance instead of its diagonal.
         max_tree_depth: Largest number of doublings; ``2^max_tree_depth - 1`` steps.
-        integrator: How a step of a trajectory is made, ``LEAPFROG`` or another
+        integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
+            steps of two gradients (with ``target_accept_prob=0.75``), or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     References:
@@ -167,6 +168,7 @@ class NUTS(Recipe[NUTSState]):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("max_tree_depth", self.max_tree_depth)
+        check_integrator(self.integrator)
 
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None

@@ -53,7 +53,7 @@ class ReplicaInfo(NamedTuple):
     step_size: Tensor
     diverging: Tensor
     n_steps: Tensor
-    """Gradients of all replicas together since the last draw."""
+    """Steps of all replicas together since the last draw, one gradient each as a rule."""
     swap_rate: Tensor
     """Probability that two neighbours swap, the mean over the pairs."""
     replica: Tensor

@@ -21,7 +21,7 @@ _HALVINGS = 3
 
 _LARGEST_RATIO = 2.0
 """Of a tuned step size to the one that the first step tells, or the inverse. A whole trajectory
-accepts another share than its first leapfrog, but a step size that is much further off was tuned
+accepts another share than its first step, but a step size that is much further off was tuned
 on chains that were elsewhere, on their way to the target."""
 
 _ALONE = OneProcess()
@@ -30,7 +30,7 @@ _ALONE = OneProcess()
 class StepSizeSearch:
     """Step sizes whose first step, from where the chains are, is accepted at the target rate.
 
-    The first step is the first leapfrog of a trajectory, and a whole draw of other kernels.
+    The first step is that of a trajectory, and a whole draw of other kernels.
 
     Args:
         step: How to move chains.

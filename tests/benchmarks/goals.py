@@ -11,7 +11,7 @@ NUTS = (
     "ours_nuts",
     "ours_nuts_compiled",
     "ours_nuts_dense_compiled",
-    "ours_nuts_two_stage_compiled",
+    "ours_nuts_mclachlan_compiled",
 )
 NUTPIE = ("nutpie", "nutpie_low_rank")
 NUMPYRO = ("numpyro", "numpyro_dense")

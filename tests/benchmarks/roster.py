@@ -50,9 +50,9 @@ OURS = (
         _CORRELATED,
     ),
     Engine(
-        "ours_nuts_two_stage_compiled",
-        "pyro_ebm NUTS, two-stage, compiled",
-        "ours:nuts_two_stage_compiled",
+        "ours_nuts_mclachlan_compiled",
+        "pyro_ebm NUTS, McLachlan, compiled",
+        "ours:nuts_mclachlan_compiled",
         _OURS,
         _MANY,
     ),
@@ -60,9 +60,9 @@ OURS = (
         "ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS, _MANY
     ),
     Engine(
-        "ours_chees_two_stage_compiled",
-        "pyro_ebm ChEES-HMC, two-stage, compiled",
-        "ours:chees_two_stage_compiled",
+        "ours_chees_mclachlan_compiled",
+        "pyro_ebm ChEES-HMC, McLachlan, compiled",
+        "ours:chees_mclachlan_compiled",
         _OURS,
         _MANY,
     ),

@@ -10,9 +10,9 @@ import torch
 from pyro_ebm.kernels import (
     HMC,
     MALA,
+    MCLACHLAN,
     NUTS,
     SGLD,
-    TWO_STAGE,
     AnnealedLangevin,
     ChEESHMC,
     Langevin,
@@ -43,14 +43,14 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "scaled": lambda: ChEESHMC(step_size=0.8, scale=SCALE),
         "dense": lambda: ChEESHMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: ChEESHMC(step_size=0.8, trajectory_length=0.1),
-        "two-stage": lambda: ChEESHMC(step_size=1.2, integrator=TWO_STAGE),
+        "McLachlan": lambda: ChEESHMC(step_size=1.2, integrator=MCLACHLAN),
     },
     HMC: {
         "plain": lambda: HMC(step_size=0.8),
         "scaled": lambda: HMC(step_size=0.8, scale=SCALE),
         "dense": lambda: HMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: HMC(step_size=0.8, trajectory_length=0.1),
-        "two-stage": lambda: HMC(step_size=1.2, scale=SCALE, integrator=TWO_STAGE),
+        "McLachlan": lambda: HMC(step_size=1.2, scale=SCALE, integrator=MCLACHLAN),
     },
     Langevin: {
         "plain": lambda: Langevin(step_size=0.4),
@@ -66,7 +66,7 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "scaled": lambda: NUTS(step_size=0.8, scale=SCALE),
         "dense": lambda: NUTS(step_size=0.8, scale=FACTOR, full_mass=True),
         "shallow": lambda: NUTS(step_size=0.8, max_tree_depth=1),
-        "two-stage": lambda: NUTS(step_size=1.2, scale=FACTOR, integrator=TWO_STAGE),
+        "McLachlan": lambda: NUTS(step_size=1.2, scale=FACTOR, integrator=MCLACHLAN),
     },
     PreconditionedMALA: {
         "plain": lambda: PreconditionedMALA(step_size=0.8),

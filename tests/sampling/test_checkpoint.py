@@ -15,7 +15,7 @@ from torch import nn
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.files import write_tensors
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import HMC, MALA, NUTS, TWO_STAGE, ReplicaExchange
+from pyro_ebm.kernels import HMC, MALA, MCLACHLAN, NUTS, ReplicaExchange
 from pyro_ebm.sampling import MCMC, checkpoint
 from pyro_ebm.sampling.fingerprint import of_arguments
 from tests.sampling.forks import forked
@@ -91,7 +91,7 @@ def test_refuses_another_integrator(tmp_path):
     path = tmp_path / "run.pt"
     saved(path, HMC(STANDARD))
     with pytest.raises(ModelError, match=r"integrator\.drifts\[0\] is 1\.0 there and 0\.5 here"):
-        MCMC.load(path, HMC(STANDARD, integrator=TWO_STAGE))
+        MCMC.load(path, HMC(STANDARD, integrator=MCLACHLAN))
 
 
 @pytest.mark.parametrize("kernel", [regression, NUTS, pyro.infer.NUTS(regression)])

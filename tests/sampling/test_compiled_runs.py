@@ -9,7 +9,7 @@ import torch
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, NUTS, TWO_STAGE, AnnealedLangevin, ChEESHMC, Langevin
+from pyro_ebm.kernels import MALA, MCLACHLAN, NUTS, AnnealedLangevin, ChEESHMC, Langevin
 from pyro_ebm.potentials.noise_conditional import NoiseConditionalPotential
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.steps import CompiledSteps
@@ -19,7 +19,7 @@ ENERGY = GaussianEnergy(torch.zeros(2), covariance=torch.tensor([[1.0, 0.5], [0.
 KERNELS = {
     "MALA": MALA,
     "ChEES": ChEESHMC,
-    "ChEES, two-stage": lambda target: ChEESHMC(target, integrator=TWO_STAGE),
+    "ChEES, McLachlan": lambda target: ChEESHMC(target, integrator=MCLACHLAN),
     "NUTS": lambda target: NUTS(target, max_tree_depth=5),
 }
 every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from pyro_ebm.core.checks import NonFiniteError, StepSizeError
-from pyro_ebm.kernels import HMC, MALA, NUTS, ChEESHMC, PreconditionedMALA, ReplicaExchange
+from pyro_ebm.kernels import (
+    HMC,
+    MALA,
+    MCLACHLAN,
+    NUTS,
+    ChEESHMC,
+    PreconditionedMALA,
+    ReplicaExchange,
+)
 from tests.sampling.runs import PlainEnergy, cut_short, driver
 from tests.statistics import assert_chain_means
 
@@ -18,6 +26,7 @@ KERNELS = {
     "PreconditionedMALA": PreconditionedMALA,
     "HMC": HMC,
     "NUTS": lambda target: NUTS(target, max_tree_depth=4),
+    "McLachlan": lambda target: NUTS(target, max_tree_depth=4, integrator=MCLACHLAN),
     "ChEES": lambda target: ChEESHMC(target, max_num_steps=60),
     "ReplicaExchange": lambda target: ReplicaExchange(
         NUTS(max_tree_depth=4), target=target, num_replicas=3, smallest_beta=0.3

@@ -29,9 +29,9 @@ def nuts_dense_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare(make, target, settings, "full_mass=True", compile=True)
 
 
-def nuts_two_stage_compiled(target: Target, settings: Settings) -> Prepared:
-    make = partial(kernels.NUTS, integrator=kernels.TWO_STAGE, target_accept_prob=0.75)
-    text = "integrator=TWO_STAGE, target_accept_prob=0.75"
+def nuts_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
+    make = partial(kernels.NUTS, integrator=kernels.MCLACHLAN, target_accept_prob=0.75)
+    text = "integrator=MCLACHLAN, target_accept_prob=0.75"
     return _prepare(make, target, settings, text, compile=True)
 
 
@@ -39,9 +39,9 @@ def chees_compiled(target: Target, settings: Settings) -> Prepared:
     return _prepare(kernels.ChEESHMC, target, settings, compile=True)
 
 
-def chees_two_stage_compiled(target: Target, settings: Settings) -> Prepared:
-    make = partial(kernels.ChEESHMC, integrator=kernels.TWO_STAGE, target_accept_prob=0.9)
-    text = "integrator=TWO_STAGE, target_accept_prob=0.9"
+def chees_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
+    make = partial(kernels.ChEESHMC, integrator=kernels.MCLACHLAN, target_accept_prob=0.9)
+    text = "integrator=MCLACHLAN, target_accept_prob=0.9"
     return _prepare(make, target, settings, text, compile=True)
 
 
