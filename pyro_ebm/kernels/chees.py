@@ -104,7 +104,7 @@ class ChEESHMC(Recipe[ChEESState]):
             to have warm-up tune it, and without warm-up 2.25, the best for a standard normal.
         max_num_steps: Largest number of steps of a trajectory.
         integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
-            steps of two gradients (with ``target_accept_prob=0.9``), or another
+            steps of two gradients (give ``target_accept_prob=0.9`` with it), or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     Raises:
@@ -134,7 +134,7 @@ class ChEESHMC(Recipe[ChEESState]):
 
     @property
     def steps_per_call(self) -> int:  # type: ignore[override]  # of which most kernels have one
-        """As many as take four gradients."""
+        """As many as take at most four gradients, and one at least."""
         return max(1, 4 // self.integrator.num_gradients)
 
     @property

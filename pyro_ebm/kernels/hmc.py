@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo with jittered trajectories; one step is one of each trajectory."""
+"""Hamiltonian Monte Carlo with jittered trajectories, which all chains step together."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class HMC(Recipe[HMCState]):
         jitter: :math:`j` in [0, 1).
         max_num_steps: Largest number of steps of a trajectory.
         integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
-            steps of two gradients (with ``target_accept_prob=0.9``), or another
+            steps of two gradients (give ``target_accept_prob=0.9`` with it), or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     References:

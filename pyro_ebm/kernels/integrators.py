@@ -74,9 +74,9 @@ class Integrator:
         for stage, (drift, kick) in enumerate(zip(self.drifts, self.kicks[:-1], strict=True)):
             momentum = torch.addcmul(momentum, stride, metric.to_momentum(grad), value=-kick)
             moved = torch.addcmul(position, stride, metric.to_position(momentum), value=drift)
-            # After a gradient within the step that is NaN, where energies may raise. The momentum
-            # stays NaN and tells that the trajectory diverges.
-            position = moved if stage == 0 else torch.where(moved.isnan(), position, moved)
+            # Not where a gradient within the step that is not finite leads: energies may raise
+            # there. The momentum stays so, and tells that the trajectory diverges.
+            position = moved if stage == 0 else torch.where(moved.isfinite(), moved, position)
             potential_energy, grad = potential.value_and_grad(position)
         last = -self.kicks[-1]
         momentum = torch.addcmul(momentum, stride, metric.to_momentum(grad), value=last)
@@ -94,7 +94,7 @@ def check_integrator(integrator: object) -> None:
 
 def _check_parts(name: str, parts: tuple[float, ...]) -> None:
     """Raise if parts of a step do not make up a whole one, or depend on the direction of time."""
-    if not math.isclose(sum(parts), 1.0, abs_tol=1e-12):
+    if not math.isclose(sum(parts), 1.0, rel_tol=1e-12):
         raise ValueError(f"{name}={parts} sum to {sum(parts)}, but the parts of a step sum to 1.")
     if any(abs(a - b) > 1e-12 for a, b in zip(parts, reversed(parts), strict=True)):
         raise ValueError(
@@ -122,10 +122,11 @@ as long as leapfrogs, in many dimensions longer, so that noise, bookkeeping and 
 half as often. Near its limit of stability it is accurate still: in few dimensions a step that turns
 a Gaussian direction by half a period, which moves nothing but its sign, is accepted four times in
 five. So tune ``HMC`` and ``ChEESHMC`` to ``target_accept_prob=0.9`` with it, and use ``LEAPFROG``
-in one or two dimensions. ``NUTS`` looks at the ends of steps only, and does not see that a
-trajectory turns if it goes round in three: with it use ``LEAPFROG`` on what is close to a Gaussian,
-and a ``target_accept_prob`` of 0.75 elsewhere. Far from the target, where leapfrogs err by losing
-energy and are accepted, its steps are small: where starts are far out, warm-up takes longer.
+where one or two directions limit the step, as in one or two dimensions. ``NUTS`` looks at the ends
+of steps only, and does not see that a trajectory turns which goes round in three: with it use
+``LEAPFROG`` on what is close to a Gaussian, and a ``target_accept_prob`` of 0.75 elsewhere. Far
+from the target, where leapfrogs err by losing energy and are accepted, its steps are small: where
+starts are far out, warm-up takes longer.
 
 McLachlan (1995), On the numerical integration of ordinary differential equations by symmetric
 composition methods; Omelyan, Mryglod and Folk (2003), Symplectic analytically integrable

@@ -121,7 +121,7 @@ class NUTSInfo(NamedTuple):
 class NUTS(Recipe[NUTSState]):
     r"""No-U-Turn sampler with multinomial weights: leaves :math:`e^{-U}` invariant exactly.
 
-    A trajectory of leapfrog steps (:class:`HMC`) is doubled, forwards or backwards in time at
+    A trajectory (of leapfrogs, see :class:`HMC`) is doubled, forwards or backwards in time at
     random, until it or one of its balanced sub-trees turns,
     :math:`p \cdot (\rho - (p_l + p_r) / 2) \le 0` at one of its ends with :math:`\rho` the sum of
     its momenta, or until it diverges. The draw is chosen among its points with probabilities
@@ -146,7 +146,7 @@ class NUTS(Recipe[NUTSState]):
         full_mass: Whether warm-up estimates the whole covariance instead of its diagonal.
         max_tree_depth: Largest number of doublings; ``2^max_tree_depth - 1`` steps.
         integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
-            steps of two gradients (with ``target_accept_prob=0.75``), or another
+            steps of two gradients (give ``target_accept_prob=0.75`` with it), or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
 
     References:

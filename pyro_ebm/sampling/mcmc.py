@@ -59,8 +59,8 @@ class MCMC:
         initial_params: Unconstrained starts by site with a leading chain axis (which may be
             missing if there is one chain), as in Pyro.
         num_chains: Number of chains.
-        hook_fn: Called after each step of all chains, which for trajectories is one of theirs, as
-            ``hook_fn(kernel, params, stage, i)``.
+        hook_fn: Called after each step of all chains, which for trajectories is the
+            integrator's, as ``hook_fn(kernel, params, stage, i)``.
         init_strategy: One of ``pyro.infer.autoguide.init_to_*``, for Pyro models. By default
             starts are uniform on [-2, 2] in unconstrained coordinates, tried again where the
             density is not finite.

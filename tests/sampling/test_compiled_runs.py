@@ -19,7 +19,9 @@ ENERGY = GaussianEnergy(torch.zeros(2), covariance=torch.tensor([[1.0, 0.5], [0.
 KERNELS = {
     "MALA": MALA,
     "ChEES": ChEESHMC,
-    "ChEES, McLachlan": lambda target: ChEESHMC(target, integrator=MCLACHLAN),
+    "ChEES, McLachlan": lambda target: ChEESHMC(
+        target, integrator=MCLACHLAN, target_accept_prob=0.9
+    ),
     "NUTS": lambda target: NUTS(target, max_tree_depth=5),
 }
 every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)

@@ -26,7 +26,7 @@ KERNELS = {
     "PreconditionedMALA": PreconditionedMALA,
     "HMC": HMC,
     "NUTS": lambda target: NUTS(target, max_tree_depth=4),
-    "McLachlan": lambda target: NUTS(target, max_tree_depth=4, integrator=MCLACHLAN),
+    "NUTS, McLachlan": lambda target: NUTS(target, max_tree_depth=4, integrator=MCLACHLAN),
     "ChEES": lambda target: ChEESHMC(target, max_num_steps=60),
     "ReplicaExchange": lambda target: ReplicaExchange(
         NUTS(max_tree_depth=4), target=target, num_replicas=3, smallest_beta=0.3
