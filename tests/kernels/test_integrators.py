@@ -276,7 +276,7 @@ def test_at_the_usual_acceptance_steps_are_unstable_in_one_dimension(target, low
     kernel = HMC(integrator=MCLACHLAN, target_accept_prob=target)
     generator = torch.Generator().manual_seed(torch.initial_seed())
     search = StepSizeSearch(eager_steps(potential), generator)
-    step_size = search.find(kernel, kernel.init(potential, torch.randn(20_000, 1), generator))
+    step_size = search.find(kernel, kernel.init(potential, torch.randn(200_000, 1), generator))
     assert low < step_size < high
 
 
