@@ -87,6 +87,17 @@ def check_scale(scale: object) -> Tensor:
     return scale
 
 
+def check_center(center: object) -> Tensor:
+    """Return ``center`` if it is a finite vector ``(dim,)``."""
+    if not isinstance(center, Tensor) or center.ndim != 1:
+        came = f"shape {tuple(center.shape)}" if isinstance(center, Tensor) else f"{center!r}"
+        raise ShapeError(
+            f"center is of {came}, but a vector of shape (dim,) is wanted: the mean of each "
+            "coordinate of the unconstrained position, or None to have warm-up estimate it."
+        )
+    return check_finite("center", center)
+
+
 def check_floating(name: str, x: Tensor) -> Tensor:
     """Return ``x`` if it is real floating point."""
     if not x.is_floating_point():

@@ -244,6 +244,19 @@ class Kernel(Protocol[StateT, NoiseT]):
         ...
 
     @property
+    def moments(self) -> dict[str, Tensor | None]:
+        """Moments of the target that the kernel uses: ``scale``, and the mean as ``center``.
+
+        Warm-up estimates those that are None at the end of its windows.
+        """
+        ...
+
+    @property
+    def largest_step_size(self) -> float:
+        """Longer steps are of no use, however many are accepted; infinite where they are."""
+        ...
+
+    @property
     def steps_per_call(self) -> int:
         """How many steps to compile together; more is faster where a step is little work."""
         ...

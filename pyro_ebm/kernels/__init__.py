@@ -5,6 +5,7 @@ from pyro_ebm.kernels.chees import ChEESHMC as ChEESHMC
 from pyro_ebm.kernels.hmc import HMC as HMC
 from pyro_ebm.kernels.integrators import LEAPFROG as LEAPFROG
 from pyro_ebm.kernels.integrators import MCLACHLAN as MCLACHLAN
+from pyro_ebm.kernels.integrators import ROTATIONS as ROTATIONS
 from pyro_ebm.kernels.integrators import Integrator as Integrator
 from pyro_ebm.kernels.langevin import Langevin as Langevin
 from pyro_ebm.kernels.mala import MALA as MALA

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from pyro_ebm.core.checks import ShapeError
 
 
 class Metric(Protocol):
-    """The two maps that a factor ``L`` gives."""
+    """The maps that a factor ``L`` gives."""
 
     def to_position(self, velocity: Tensor, /) -> Tensor:
         """``L v`` for each chain, ``(C, dim) -> (C, dim)``."""
@@ -22,6 +23,10 @@ class Metric(Protocol):
 
     def to_momentum(self, grad: Tensor, /) -> Tensor:
         """``L^T g`` for each chain, ``(C, dim) -> (C, dim)``."""
+        ...
+
+    def to_unit(self, distance: Tensor, /) -> Tensor:
+        """``L^{-1} d`` for each chain, ``(C, dim) -> (C, dim)``."""
         ...
 
 
@@ -33,6 +38,9 @@ class UnitMetric(NamedTuple):
 
     def to_momentum(self, grad: Tensor, /) -> Tensor:
         return grad
+
+    def to_unit(self, distance: Tensor, /) -> Tensor:
+        return distance
 
 
 class DiagonalMetric(NamedTuple):
@@ -47,6 +55,9 @@ class DiagonalMetric(NamedTuple):
     def to_momentum(self, grad: Tensor, /) -> Tensor:
         return self.scale * grad
 
+    def to_unit(self, distance: Tensor, /) -> Tensor:
+        return distance / self.scale
+
 
 class DenseMetric(NamedTuple):
     """A Cholesky factor of a covariance."""
@@ -59,6 +70,10 @@ class DenseMetric(NamedTuple):
 
     def to_momentum(self, grad: Tensor, /) -> Tensor:
         return grad @ self.factor
+
+    def to_unit(self, distance: Tensor, /) -> Tensor:
+        unit: Tensor = torch.linalg.solve_triangular(self.factor, distance.mT, upper=False).mT
+        return unit
 
 
 def metric_of(scale: Tensor | None, position: Tensor) -> Metric:

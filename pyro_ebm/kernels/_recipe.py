@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -44,6 +45,14 @@ class Recipe(Generic[StateT]):
     @property
     def tuned_numbers(self) -> dict[str, float | None]:
         return {"step_size": self.step_size}
+
+    @property
+    def moments(self) -> dict[str, Tensor | None]:
+        return {"scale": self.scale}
+
+    @property
+    def largest_step_size(self) -> float:
+        return math.inf
 
     def restart(self, state: StateT, generator: torch.Generator | None) -> StateT:
         del generator

@@ -26,10 +26,9 @@ from pyro_ebm.kernels._hamiltonian import (
     point_acceptance,
     total_energy,
 )
-from pyro_ebm.kernels._metric import metric_of
-from pyro_ebm.kernels._recipe import Recipe, known_step_size
+from pyro_ebm.kernels._recipe import known_step_size
+from pyro_ebm.kernels._trajectories import TrajectoryRecipe
 from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, TrajectoryLengthTuner
-from pyro_ebm.kernels.integrators import LEAPFROG, Integrator, check_integrator
 
 
 class ChEESNoise(NamedTuple):
@@ -77,7 +76,7 @@ class ChEESState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ChEESHMC(Recipe[ChEESState]):
+class ChEESHMC(TrajectoryRecipe[ChEESState]):
     r"""Hamiltonian Monte Carlo of tuned length: leaves :math:`e^{-U}` invariant exactly.
 
     Trajectories are those of :class:`HMC`, of :math:`L = \lceil u T / \epsilon \rceil` steps
@@ -120,17 +119,14 @@ class ChEESHMC(Recipe[ChEESState]):
 
     shortest_warmup: ClassVar[int] = 100
 
-    full_mass: bool = False
     trajectory_length: float | None = None
     max_num_steps: int = 1000
-    integrator: Integrator = LEAPFROG
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trajectory_length is not None:
             check_positive("trajectory_length", self.trajectory_length)
         check_count("max_num_steps", self.max_num_steps)
-        check_integrator(self.integrator)
 
     @property
     def steps_per_call(self) -> int:  # type: ignore[override]  # of which most kernels have one
@@ -162,11 +158,10 @@ class ChEESHMC(Recipe[ChEESState]):
     def step(
         self, potential: Potential, state: ChEESState, noise: ChEESNoise
     ) -> tuple[ChEESState, TrajectoryInfo]:
-        metric = metric_of(self.scale, state.front.position)
         # Chains are in lockstep, so that a new step size need not wait for the next trajectory.
         stride = torch.zeros_like(state.stride) + known_step_size(self)
         stride = choose(state.num_steps == 0, stride, state.stride)
-        front, potential_energy = self.integrator.step(potential, state.front, stride, metric)
+        front, potential_energy = self.leap(potential, state.front, stride)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)
         has_diverged = state.has_diverged | is_off(log_ratio)
         acceptance = point_acceptance(log_ratio, has_diverged)

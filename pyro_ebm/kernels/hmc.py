@@ -27,9 +27,8 @@ from pyro_ebm.kernels._hamiltonian import (
     point_acceptance,
     total_energy,
 )
-from pyro_ebm.kernels._metric import metric_of
-from pyro_ebm.kernels._recipe import Recipe, known_step_size
-from pyro_ebm.kernels.integrators import LEAPFROG, Integrator, check_integrator
+from pyro_ebm.kernels._recipe import known_step_size
+from pyro_ebm.kernels._trajectories import TrajectoryRecipe
 
 
 class HMCNoise(NamedTuple):
@@ -73,7 +72,7 @@ class HMCState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class HMC(Recipe[HMCState]):
+class HMC(TrajectoryRecipe[HMCState]):
     r"""Hamiltonian Monte Carlo: leaves :math:`e^{-U}` invariant exactly.
 
     From a momentum :math:`p \sim N(0, I)`, in coordinates :math:`x = L z`, leapfrog steps
@@ -116,17 +115,14 @@ class HMC(Recipe[HMCState]):
     shortest_warmup: ClassVar[int] = 50
     steps_per_call: ClassVar[int] = 1
 
-    full_mass: bool = False
     trajectory_length: float = math.pi / 2
     jitter: float = 0.2
     max_num_steps: int = 1000
-    integrator: Integrator = LEAPFROG
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("trajectory_length", self.trajectory_length)
         check_count("max_num_steps", self.max_num_steps)
-        check_integrator(self.integrator)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter={self.jitter!r}, but jitter must lie in [0, 1).")
 
@@ -146,8 +142,7 @@ class HMC(Recipe[HMCState]):
         self, potential: Potential, state: HMCState, noise: HMCNoise
     ) -> tuple[HMCState, TrajectoryInfo]:
         step_size = known_step_size(self)
-        metric = metric_of(self.scale, state.front.position)
-        front, potential_energy = self.integrator.step(potential, state.front, state.stride, metric)
+        front, potential_energy = self.leap(potential, state.front, state.stride)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)
         diverging = is_off(log_ratio)
         acceptance = point_acceptance(log_ratio, diverging)

@@ -32,9 +32,8 @@ from pyro_ebm.kernels._hamiltonian import (
     point_acceptance,
     total_energy,
 )
-from pyro_ebm.kernels._metric import metric_of
-from pyro_ebm.kernels._recipe import Recipe, known_step_size
-from pyro_ebm.kernels.integrators import LEAPFROG, Integrator, check_integrator
+from pyro_ebm.kernels._recipe import known_step_size
+from pyro_ebm.kernels._trajectories import TrajectoryRecipe
 
 
 class NUTSNoise(NamedTuple):
@@ -118,7 +117,7 @@ class NUTSInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class NUTS(Recipe[NUTSState]):
+class NUTS(TrajectoryRecipe[NUTSState]):
     r"""No-U-Turn sampler with multinomial weights: leaves :math:`e^{-U}` invariant exactly.
 
     A trajectory (of leapfrogs, see :class:`HMC`) is doubled, forwards or backwards in time at
@@ -161,14 +160,11 @@ class NUTS(Recipe[NUTSState]):
     shortest_warmup: ClassVar[int] = 50
     steps_per_call: ClassVar[int] = 1
 
-    full_mass: bool = False
     max_tree_depth: int = 10
-    integrator: Integrator = LEAPFROG
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("max_tree_depth", self.max_tree_depth)
-        check_integrator(self.integrator)
 
     def init(
         self, potential: Potential, position: Tensor, generator: torch.Generator | None = None
@@ -186,8 +182,7 @@ class NUTS(Recipe[NUTSState]):
         self, potential: Potential, state: NUTSState, noise: NUTSNoise
     ) -> tuple[NUTSState, NUTSInfo]:
         step_size = known_step_size(self)
-        metric = metric_of(self.scale, state.front.position)
-        front, potential_energy = self.integrator.step(potential, state.front, state.stride, metric)
+        front, potential_energy = self.leap(potential, state.front, state.stride)
         log_ratio = state.energy - total_energy(potential_energy, front.momentum)
         diverging = is_off(log_ratio)
         acceptance = point_acceptance(log_ratio, diverging)

@@ -111,8 +111,9 @@ class ReplicaExchange(Recipe[ReplicaState]):
         swap_rates: Acceptance of the swaps of neighbours ``(R - 1,)``; warm-up writes them here.
 
     Raises:
-        ModelError: If the kernel does not leave its law invariant, keeps a momentum, or adapts
-            itself (``ChEESHMC`` without a ``trajectory_length``).
+        ModelError: If the kernel does not leave its law invariant, keeps a momentum, adapts
+            itself (``ChEESHMC`` without a ``trajectory_length``), or has an integrator that
+            rotates.
 
     References:
         Geyer (1991), Markov chain Monte Carlo maximum likelihood; Syed, Bouchard-Cote,
@@ -312,4 +313,9 @@ def _check_inner(kernel: object) -> None:
         raise ModelError(
             f"{name} tunes itself over chains that all have one law, and the replicas do not: "
             "use MALA, HMC or NUTS inside ReplicaExchange."
+        )
+    if "center" in kernel.moments:
+        raise ModelError(
+            f"{name} steps round the centre of one law, and each replica has its own: give it "
+            "integrator=LEAPFROG or MCLACHLAN inside ReplicaExchange."
         )

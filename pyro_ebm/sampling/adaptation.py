@@ -30,6 +30,7 @@ class DualAveraging:
     Args:
         step_size: :math:`\epsilon_0`.
         target: :math:`a^*`.
+        largest: Bound of the step sizes.
 
     References:
         Hoffman and Gelman (2014), The No-U-Turn sampler, section 3.2.
@@ -39,8 +40,8 @@ class DualAveraging:
     True
     """
 
-    def __init__(self, step_size: float, target: float) -> None:
-        self.target = target
+    def __init__(self, step_size: float, target: float, largest: float = LARGEST) -> None:
+        self.target, self.largest = target, largest
         self._mu = math.log(step_size)
         self._error = 0.0
         self._log_average = math.log(step_size)
@@ -52,7 +53,7 @@ class DualAveraging:
         weight = 1.0 / (self._count + 10.0)
         self._error += weight * (self.target - acceptance - self._error)
         log_step = self._mu - math.sqrt(self._count) / 0.2 * self._error
-        log_step = min(max(log_step, math.log(SMALLEST)), math.log(LARGEST))
+        log_step = min(max(log_step, math.log(SMALLEST)), math.log(self.largest))
         decay = self._count**-0.75
         self._log_average += decay * (log_step - self._log_average)
         return math.exp(log_step)
@@ -93,6 +94,10 @@ class PooledVariance:
         self._squares = self._squares + self._products(batch - mean) + between
         self._mean = self._mean + shift * (n / total)
         self.count = total
+
+    def moments(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Means ``(dim,)`` and :meth:`scale`, as kernels name them."""
+        return {"center": self._mean.to(dtype), "scale": self.scale(dtype)}
 
     def scale(self, dtype: torch.dtype) -> Tensor:
         """Standard deviations ``(dim,)``."""

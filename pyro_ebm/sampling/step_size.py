@@ -44,11 +44,16 @@ class StepSizeSearch:
     def find(self, kernel: Kernel[Any, Any], state: Any) -> float:
         """Double or halve the kernel's step size until the acceptance crosses the target; bisect.
 
+        Where the kernel's largest step size is accepted more often than that, it is taken.
+
         Raises:
             StepSizeError: If no step size between 1e-10 and 1e10 does.
         """
         target, noise = kernel.target_accept_prob, self._generator.get_state()
-        step_size = min(max(kernel.step_size or 1.0, 2.0 * SMALLEST), LARGEST / 2.0)
+        largest = largest_step_size(kernel)
+        if largest < LARGEST and self._acceptance(kernel, largest, state, noise) > target:
+            return largest
+        step_size = min(max(kernel.step_size or 1.0, 2.0 * SMALLEST), largest / 2.0)
         acceptance = self._acceptance(kernel, step_size, state, noise)
         grows = acceptance > target
         factor = 2.0 if grows else 0.5
@@ -78,7 +83,8 @@ class StepSizeSearch:
             self._generator.set_state(noise)
             after = self.find(rescaled, state)
         ratio = (tuned.step_size or before) / before
-        return after * min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
+        carried = after * min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
+        return min(carried, largest_step_size(rescaled))
 
     def _between(
         self, kernel: Kernel[Any, Any], low: float, high: float, state: Any, noise: torch.Tensor
@@ -98,6 +104,11 @@ class StepSizeSearch:
         start = trial.restart(state, self._generator)
         _, info = self._step(trial, start, trial.noise(start, self._generator))
         return float(self._ranks.gather(info.step_acceptance).mean())
+
+
+def largest_step_size(kernel: Kernel[Any, Any]) -> float:
+    """What the step size of the kernel is tuned up to."""
+    return min(kernel.largest_step_size, LARGEST)
 
 
 def _not_found(

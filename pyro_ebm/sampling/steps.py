@@ -226,26 +226,34 @@ class _Flat(NamedTuple):
 
 
 def tuned_tensors(kernel: Kernel[Any, Any], position: Tensor) -> list[Tensor]:
-    """What warm-up tunes, the scale last; compiled code would take numbers as constants."""
+    """What warm-up tunes, moments last; compiled code would take numbers as constants."""
     numbers = [
         torch.tensor(number, dtype=torch.float64, device=position.device)
         for number in kernel.tuned_numbers.values()
     ]
-    if kernel.scale is not None:
-        return [*numbers, kernel.scale.to(position)]
-    ones = torch.ones_like(position[0], memory_format=torch.contiguous_format)
-    return [*numbers, ones.diag() if kernel.full_mass else ones]
+    unknown = _standard_moments(position, full_mass=kernel.full_mass)
+    moments = [
+        unknown[name] if moment is None else moment.to(position)
+        for name, moment in kernel.moments.items()
+    ]
+    return [*numbers, *moments]
 
 
 def with_tuned(kernel: Kernel[Any, Any], *tensors: Tensor) -> Any:
     """The kernel with these tensors, which no constructor would check."""
     twin = copy.copy(kernel)
-    for name, tensor in zip((*kernel.tuned_numbers, "scale"), tensors, strict=True):
+    for name, tensor in zip((*kernel.tuned_numbers, *kernel.moments), tensors, strict=True):
         object.__setattr__(twin, name, tensor)
     return twin
 
 
+def _standard_moments(position: Tensor, *, full_mass: bool) -> dict[str, Tensor]:
+    """Of a standard normal."""
+    ones = torch.ones_like(position[0], memory_format=torch.contiguous_format)
+    return {"scale": ones.diag() if full_mass else ones, "center": torch.zeros_like(ones)}
+
+
 def _other_hyperparameters(kernel: Any) -> tuple[Any, ...]:
-    tuned = {"target", "scale", *kernel.tuned_numbers}
+    tuned = {"target", *kernel.moments, *kernel.tuned_numbers}
     others = (field.name for field in dataclasses.fields(kernel) if field.name not in tuned)
     return type(kernel), *(getattr(kernel, name) for name in others)

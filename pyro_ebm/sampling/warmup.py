@@ -21,7 +21,7 @@ from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, Pooled
 from pyro_ebm.sampling.outliers import is_high, within_reach
 from pyro_ebm.sampling.plain import attributes, set_attributes
 from pyro_ebm.sampling.ranks import OneProcess, Ranks, gather_together
-from pyro_ebm.sampling.step_size import StepSizeSearch
+from pyro_ebm.sampling.step_size import StepSizeSearch, largest_step_size
 from pyro_ebm.sampling.steps import Step, eager_steps
 
 OnStep = Callable[[Any, Any], None]
@@ -47,10 +47,10 @@ _PARTS = ("_tuner", "_pooled", "_progress", "_adaptation")
 
 
 class Window(NamedTuple):
-    """Transitions of warm-up; ``estimates_scale`` at the end of it."""
+    """Transitions of warm-up; ``estimates_moments`` at the end of it."""
 
     num_transitions: int
-    estimates_scale: bool
+    estimates_moments: bool
 
 
 def windows(num_transitions: int) -> list[Window]:
@@ -69,9 +69,9 @@ def windows(num_transitions: int) -> list[Window]:
     slow: list[Window] = []
     while left > 0:
         size = left if left < 2 * size else size
-        slow.append(Window(size, estimates_scale=True))
+        slow.append(Window(size, estimates_moments=True))
         left, size = left - size, 2 * size
-    ends = Window(first, estimates_scale=False), Window(last, estimates_scale=False)
+    ends = Window(first, estimates_moments=False), Window(last, estimates_moments=False)
     return [window for window in (ends[0], *slow, ends[1]) if window.num_transitions > 0]
 
 
@@ -122,7 +122,7 @@ class WarmUp:
         self._step = eager_steps(potential) if step is None else step
         self._search = StepSizeSearch(self._step, generator, ranks)
         self._tunes_step_size = kernel.step_size is None
-        self._tunes_scale = kernel.scale is None
+        self._open_moments = [name for name, value in kernel.moments.items() if value is None]
         self._adaptation = kernel.adaptation()
 
     def run(self, state: State, num_transitions: int, on_step: OnStep) -> tuple[Any, Any]:
@@ -206,7 +206,7 @@ class WarmUp:
 
     def _open_window(self, window: Window, state: Any) -> Any:
         self._window, self._window_length = window, window.num_transitions
-        self._estimates_scale = self._tunes_scale and window.estimates_scale
+        self._estimates_moments = bool(self._open_moments) and window.estimates_moments
         self._tuner = self._new_tuner(window, state)
         dim, device = state.position.shape[-1], state.position.device
         pooled = PooledCovariance if self.kernel.full_mass else PooledVariance
@@ -220,7 +220,7 @@ class WarmUp:
         acceptance = self._progress.take_acceptance()
         if self._tuner is not None:
             self._replace(step_size=self._tuner.update(acceptance))
-        if self._estimates_scale:
+        if self._estimates_moments:
             told = state.position, self._hardly_moved()
             position, stand = gather_together(self._ranks, told)
             self._pooled.update(within_reach(position[~_unless_most(stand)]))
@@ -233,8 +233,9 @@ class WarmUp:
         # First, since lost chains would count as rejected where the step size is looked for.
         state = self._restart_lost_chains(state)
         tuned = self.kernel
-        if self._estimates_scale:
-            self._replace(scale=self._pooled.scale(state.position.dtype))
+        if self._estimates_moments:
+            moments = self._pooled.moments(state.position.dtype)
+            self._replace(**{name: moments[name] for name in self._open_moments})
         if self._tunes_step_size and self._windows:
             self._replace(step_size=self._search.carry_over(tuned, self.kernel, state))
         if not self._windows and self._adaptation is not None:
@@ -286,7 +287,8 @@ class WarmUp:
         self._replace(step_size=step_size)
         if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None
-        return DualAveraging(step_size, self.kernel.target_accept_prob)
+        largest = largest_step_size(self.kernel)
+        return DualAveraging(step_size, self.kernel.target_accept_prob, largest)
 
     def _move(self, state: Any) -> tuple[Any, Info]:
         noise = self.kernel.noise(state, self.generator)

@@ -12,6 +12,7 @@ from pyro_ebm.kernels import (
     MALA,
     MCLACHLAN,
     NUTS,
+    ROTATIONS,
     SGLD,
     AnnealedLangevin,
     ChEESHMC,
@@ -24,6 +25,7 @@ from pyro_ebm.kernels import (
 SCALE = torch.tensor([0.7, 1.0, 1.6, 1.0, 0.5, 1.2])
 # A factor of a covariance with correlations.
 FACTOR = torch.linalg.cholesky(SCALE.diag() + 0.2)
+CENTER = torch.tensor([0.3, 0.0, -0.2, 1.0, 0.0, 0.1])
 
 # A short one, so that a few steps make a draw.
 LADDER = {"step_size": 0.1, "noise_levels": (2.0, 1.0), "steps_per_level": 1}
@@ -44,6 +46,7 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "dense": lambda: ChEESHMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: ChEESHMC(step_size=0.8, trajectory_length=0.1),
         "McLachlan": lambda: ChEESHMC(step_size=1.2, integrator=MCLACHLAN),
+        "rotations": lambda: ChEESHMC(step_size=1.2, integrator=ROTATIONS, center=CENTER),
     },
     HMC: {
         "plain": lambda: HMC(step_size=0.8),
@@ -51,6 +54,9 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "dense": lambda: HMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: HMC(step_size=0.8, trajectory_length=0.1),
         "McLachlan": lambda: HMC(step_size=1.2, scale=SCALE, integrator=MCLACHLAN),
+        "rotations": lambda: HMC(
+            step_size=1.2, scale=FACTOR, full_mass=True, integrator=ROTATIONS, center=CENTER
+        ),
     },
     Langevin: {
         "plain": lambda: Langevin(step_size=0.4),
@@ -67,6 +73,7 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "dense": lambda: NUTS(step_size=0.8, scale=FACTOR, full_mass=True),
         "shallow": lambda: NUTS(step_size=0.8, max_tree_depth=1),
         "McLachlan": lambda: NUTS(step_size=1.2, scale=FACTOR, integrator=MCLACHLAN),
+        "rotations": lambda: NUTS(step_size=1.2, scale=SCALE, integrator=ROTATIONS, center=CENTER),
     },
     PreconditionedMALA: {
         "plain": lambda: PreconditionedMALA(step_size=0.8),

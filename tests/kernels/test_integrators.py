@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pyro_ebm.kernels import HMC, LEAPFROG, MCLACHLAN, NUTS, ChEESHMC, Integrator
+from pyro_ebm.kernels import HMC, LEAPFROG, MCLACHLAN, NUTS, ROTATIONS, ChEESHMC, Integrator
 from pyro_ebm.kernels._hamiltonian import Phase, total_energy
 from pyro_ebm.kernels._metric import DiagonalMetric, UnitMetric
+from pyro_ebm.kernels._motion import FreeMotion, Rotation
 from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling.step_size import StepSizeSearch
 from pyro_ebm.sampling.steps import eager_steps
@@ -25,10 +27,12 @@ B, A = 0.11888010966548, 0.29619504261126
 THREE_STAGE = Integrator(drifts=(A, 1 - 2 * A, A), kicks=(B, 0.5 - B, 0.5 - B, B))
 """Blanes, Casas and Sanz-Serna (2014)."""
 
+ROTATING_MCLACHLAN = replace(MCLACHLAN, rotates=True)
+
 every_integrator = pytest.mark.parametrize(
     "integrator",
-    [LEAPFROG, MCLACHLAN, THREE_STAGE],
-    ids=lambda integrator: f"{integrator.num_gradients} gradients",
+    [LEAPFROG, MCLACHLAN, THREE_STAGE, ROTATIONS, ROTATING_MCLACHLAN],
+    ids=["leapfrog", "McLachlan", "three gradients", "rotations", "rotating McLachlan"],
 )
 
 
@@ -36,7 +40,9 @@ def _step(integrator, potential, position, momentum, step_size, metric=UnitMetri
     """The end ``(position, momentum)`` of a step of every chain, and the potential there."""
     start = Phase(position, momentum, potential.value_and_grad(position)[1])
     stride = torch.full((len(position), 1), step_size)
-    end, potential_energy = integrator.step(potential, start, stride, metric)
+    center = torch.linspace(-0.4, 0.3, potential.dim)
+    motion = Rotation(metric, center) if integrator.rotates else FreeMotion(metric)
+    end, potential_energy = integrator.step(potential, start, stride, motion)
     return end.position, end.momentum, potential_energy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,6 +38,8 @@ class CountingKernel:
     shortest_warmup: ClassVar[int] = 0
     steps_per_call: ClassVar[int] = 1
     tuned_numbers: ClassVar[dict[str, float | None]] = {}
+    moments: ClassVar[dict[str, Tensor | None]] = {}
+    largest_step_size: ClassVar[float] = math.inf
 
     target: Any = None
     _: KW_ONLY

@@ -10,13 +10,18 @@ from torch import distributed
 
 from pyro_ebm import MCMC
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, NUTS, ChEESHMC
+from pyro_ebm.kernels import MALA, NUTS, ROTATIONS, ChEESHMC
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
 LOC = torch.tensor([1.0, -2.0], dtype=torch.float64)
 ENERGY = GaussianEnergy(LOC, covariance=COVARIANCE)
 NUM_DRAWS = 300
-KERNELS = {"NUTS": NUTS(ENERGY), "ChEES": ChEESHMC(ENERGY), "MALA": MALA(ENERGY)}
+KERNELS = {
+    "NUTS": NUTS(ENERGY),
+    "ChEES": ChEESHMC(ENERGY),
+    "rotations": NUTS(ENERGY, integrator=ROTATIONS),
+    "MALA": MALA(ENERGY),
+}
 
 
 def main(folder: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 
-from pyro_ebm.kernels import HMC, MALA, NUTS, ChEESHMC, Langevin
+from pyro_ebm.kernels import HMC, MALA, NUTS, ROTATIONS, ChEESHMC, Langevin
 from pyro_ebm.sampling import MCMC
 from tests.benchmarks.engines.torch_targets import energy_of, model_of
 from tests.benchmarks.targets import all_targets, gaussian
@@ -43,7 +43,8 @@ def chain_moments(kernel, name, num_draws, thinning=1, generator=None, **options
     return torch.cat([draws.mean(dim=1), draws.square().mean(dim=1)], dim=-1)
 
 
-KERNELS = [(NUTS, 200, 1), (ChEESHMC, 200, 1), (MALA, 400, 10)]
+ROTATING = partial(ChEESHMC, integrator=ROTATIONS, full_mass=True)
+KERNELS = [(NUTS, 200, 1), (ChEESHMC, 200, 1), (ROTATING, 200, 1), (MALA, 400, 10)]
 
 
 @pytest.mark.slow

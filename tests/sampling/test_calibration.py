@@ -7,6 +7,8 @@ sampled as one product of posteriors, and the last draws of independent chains a
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,7 +16,7 @@ import torch
 from pyro import poutine
 from scipy import stats
 
-from pyro_ebm.kernels import HMC, NUTS, ChEESHMC
+from pyro_ebm.kernels import HMC, NUTS, ROTATIONS, ChEESHMC
 from pyro_ebm.sampling import MCMC
 from tests.statistics import TEST_FAILURE_RATE, Rejected
 
@@ -87,7 +89,7 @@ def _p_value(ranks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [NUTS, HMC, ChEESHMC])
+@pytest.mark.parametrize("kernel", [NUTS, HMC, ChEESHMC, partial(NUTS, integrator=ROTATIONS)])
 @pytest.mark.parametrize("model", MODELS)
 def test_posteriors_are_calibrated(model, kernel):
     assert_calibrated(model, kernel)

@@ -9,7 +9,7 @@ import torch
 
 from pyro_ebm.core.checks import ModelError, NonFiniteError
 from pyro_ebm.energies import GaussianEnergy
-from pyro_ebm.kernels import MALA, MCLACHLAN, NUTS, AnnealedLangevin, ChEESHMC, Langevin
+from pyro_ebm.kernels import MALA, MCLACHLAN, NUTS, ROTATIONS, AnnealedLangevin, ChEESHMC, Langevin
 from pyro_ebm.potentials.noise_conditional import NoiseConditionalPotential
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.steps import CompiledSteps
@@ -22,7 +22,11 @@ KERNELS = {
     "ChEES, McLachlan": lambda target: ChEESHMC(
         target, integrator=MCLACHLAN, target_accept_prob=0.9
     ),
+    "ChEES, rotations": lambda target: ChEESHMC(target, integrator=ROTATIONS),
     "NUTS": lambda target: NUTS(target, max_tree_depth=5),
+    "NUTS, dense rotations": lambda target: NUTS(
+        target, max_tree_depth=5, integrator=ROTATIONS, full_mass=True
+    ),
 }
 every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 

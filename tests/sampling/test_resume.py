@@ -14,6 +14,7 @@ from pyro_ebm.kernels import (
     HMC,
     MALA,
     NUTS,
+    ROTATIONS,
     SGLD,
     AnnealedLangevin,
     ChEESHMC,
@@ -49,7 +50,9 @@ KERNELS = {
     "hmc": HMC,
     "nuts": lambda target: NUTS(target, max_tree_depth=3),
     "nuts_dense": lambda target: NUTS(target, max_tree_depth=3, full_mass=True),
+    "nuts_rotations": lambda target: NUTS(target, max_tree_depth=3, integrator=ROTATIONS),
     "chees": ChEESHMC,
+    "chees_rotations": lambda target: ChEESHMC(target, integrator=ROTATIONS, full_mass=True),
     "replicas": lambda target: ReplicaExchange(MALA(target), num_replicas=3),
     "replicas_hmc": lambda target: ReplicaExchange(HMC(target), num_replicas=3, smallest_beta=0.3),
 }

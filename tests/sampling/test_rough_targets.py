@@ -14,6 +14,7 @@ from pyro_ebm.kernels import (
     MALA,
     MCLACHLAN,
     NUTS,
+    ROTATIONS,
     ChEESHMC,
     PreconditionedMALA,
     ReplicaExchange,
@@ -27,6 +28,7 @@ KERNELS = {
     "HMC": HMC,
     "NUTS": lambda target: NUTS(target, max_tree_depth=4),
     "NUTS, McLachlan": lambda target: NUTS(target, max_tree_depth=4, integrator=MCLACHLAN),
+    "NUTS, rotations": lambda target: NUTS(target, max_tree_depth=4, integrator=ROTATIONS),
     "ChEES": lambda target: ChEESHMC(target, max_num_steps=60),
     "ReplicaExchange": lambda target: ReplicaExchange(
         NUTS(max_tree_depth=4), target=target, num_replicas=3, smallest_beta=0.3

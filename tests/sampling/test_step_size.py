@@ -103,9 +103,9 @@ def test_every_window_of_warm_up_begins_with_what_was_carried_over(monkeypatch):
     begun, carried = [], []
 
     class Watched(warmup.DualAveraging):
-        def __init__(self, step_size, target):
+        def __init__(self, step_size, *settings):
             begun.append(step_size)
-            super().__init__(step_size, target)
+            super().__init__(step_size, *settings)
 
     def carry_over(self, *arguments):
         carried.append(original(self, *arguments))

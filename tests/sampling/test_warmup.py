@@ -32,9 +32,9 @@ def test_windows_add_up():
         assert sum(window.num_transitions for window in schedule) == num_steps
         assert min(window.num_transitions for window in schedule) >= 1
         # Scale is estimated in the middle, and the step size tuned once more after it.
-        assert not schedule[0].estimates_scale
-        assert not schedule[-1].estimates_scale
-        assert all(window.estimates_scale for window in schedule[1:-1])
+        assert not schedule[0].estimates_moments
+        assert not schedule[-1].estimates_moments
+        assert all(window.estimates_moments for window in schedule[1:-1])
         assert schedule[-1].num_transitions >= min(num_steps, 10)
         slow = [window.num_transitions for window in schedule[1:-1]]
         assert all(later == 2 * earlier for earlier, later in pairwise(slow[:-1]))
@@ -114,7 +114,7 @@ def test_scale_is_the_pooled_variance_of_the_last_slow_window(monkeypatch):
 
     monkeypatch.setattr(PooledVariance, "update", record)
     mcmc = run(MALA(GaussianEnergy.standard((2,))), 1, 100, num_chains=6)
-    slow = [window.num_transitions for window in windows(100) if window.estimates_scale]
+    slow = [window.num_transitions for window in windows(100) if window.estimates_moments]
     assert len(updates) == sum(slow)
     expected = PooledVariance(2)
     for positions in updates[-slow[-1] :]:
