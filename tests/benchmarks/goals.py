@@ -12,6 +12,8 @@ NUTS = (
     "ours_nuts_compiled",
     "ours_nuts_dense_compiled",
     "ours_nuts_mclachlan_compiled",
+    "ours_nuts_rotations_compiled",
+    "ours_nuts_dense_rotations_compiled",
 )
 NUTPIE = ("nutpie", "nutpie_low_rank")
 NUMPYRO = ("numpyro", "numpyro_dense")

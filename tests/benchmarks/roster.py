@@ -57,6 +57,21 @@ OURS = (
         _MANY,
     ),
     Engine(
+        "ours_nuts_rotations_compiled",
+        "pyro_ebm NUTS, rotations, compiled",
+        "ours:nuts_rotations_compiled",
+        _OURS,
+        _MANY,
+    ),
+    Engine(
+        "ours_nuts_dense_rotations_compiled",
+        "pyro_ebm NUTS, rotations, dense mass, compiled",
+        "ours:nuts_dense_rotations_compiled",
+        _OURS,
+        _MANY,
+        _CORRELATED,
+    ),
+    Engine(
         "ours_chees_compiled", "pyro_ebm ChEES-HMC, compiled", "ours:chees_compiled", _OURS, _MANY
     ),
     Engine(
@@ -65,6 +80,21 @@ OURS = (
         "ours:chees_mclachlan_compiled",
         _OURS,
         _MANY,
+    ),
+    Engine(
+        "ours_chees_rotations_compiled",
+        "pyro_ebm ChEES-HMC, rotations, compiled",
+        "ours:chees_rotations_compiled",
+        _OURS,
+        _MANY,
+    ),
+    Engine(
+        "ours_chees_dense_rotations_compiled",
+        "pyro_ebm ChEES-HMC, rotations, dense mass, compiled",
+        "ours:chees_dense_rotations_compiled",
+        _OURS,
+        _MANY,
+        _CORRELATED,
     ),
     Engine("ours_mala", "pyro_ebm MALA", "ours:mala", _OURS, _MANY, _COMPARED),
     Engine("ours_mala_compiled", "pyro_ebm MALA, compiled", "ours:mala_compiled", _OURS, _MANY),

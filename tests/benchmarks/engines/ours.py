@@ -14,6 +14,7 @@ from tests.benchmarks.engines.torch_targets import energy_of, model_of
 from tests.benchmarks.targets import Target
 
 MALA_THINNING = 4
+_NAMES: dict[Any, str] = {kernels.MCLACHLAN: "MCLACHLAN", kernels.ROTATIONS: "ROTATIONS"}
 
 
 def nuts(target: Target, settings: Settings) -> Prepared:
@@ -25,14 +26,22 @@ def nuts_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def nuts_dense_compiled(target: Target, settings: Settings) -> Prepared:
-    make = partial(kernels.NUTS, full_mass=True)
-    return _prepare(make, target, settings, "full_mass=True", compile=True)
+    return _prepare(kernels.NUTS, target, settings, {"full_mass": True}, compile=True)
 
 
 def nuts_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
-    make = partial(kernels.NUTS, integrator=kernels.MCLACHLAN, target_accept_prob=0.75)
-    text = "integrator=MCLACHLAN, target_accept_prob=0.75"
-    return _prepare(make, target, settings, text, compile=True)
+    given = {"integrator": kernels.MCLACHLAN, "target_accept_prob": 0.75}
+    return _prepare(kernels.NUTS, target, settings, given, compile=True)
+
+
+def nuts_rotations_compiled(target: Target, settings: Settings) -> Prepared:
+    given = {"integrator": kernels.ROTATIONS}
+    return _prepare(kernels.NUTS, target, settings, given, compile=True)
+
+
+def nuts_dense_rotations_compiled(target: Target, settings: Settings) -> Prepared:
+    given = {"integrator": kernels.ROTATIONS, "full_mass": True}
+    return _prepare(kernels.NUTS, target, settings, given, compile=True)
 
 
 def chees_compiled(target: Target, settings: Settings) -> Prepared:
@@ -40,9 +49,18 @@ def chees_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def chees_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
-    make = partial(kernels.ChEESHMC, integrator=kernels.MCLACHLAN, target_accept_prob=0.9)
-    text = "integrator=MCLACHLAN, target_accept_prob=0.9"
-    return _prepare(make, target, settings, text, compile=True)
+    given = {"integrator": kernels.MCLACHLAN, "target_accept_prob": 0.9}
+    return _prepare(kernels.ChEESHMC, target, settings, given, compile=True)
+
+
+def chees_rotations_compiled(target: Target, settings: Settings) -> Prepared:
+    given = {"integrator": kernels.ROTATIONS}
+    return _prepare(kernels.ChEESHMC, target, settings, given, compile=True)
+
+
+def chees_dense_rotations_compiled(target: Target, settings: Settings) -> Prepared:
+    given = {"integrator": kernels.ROTATIONS, "full_mass": True}
+    return _prepare(kernels.ChEESHMC, target, settings, given, compile=True)
 
 
 def mala(target: Target, settings: Settings) -> Prepared:
@@ -54,12 +72,14 @@ def mala_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def _prepare(
-    make: Callable[[Any], Any],
+    kernel: Callable[..., Any],
     target: Target,
     settings: Settings,
-    hyperparameters: str = "",
+    hyperparameters: dict[str, Any] | None = None,
     **options: Any,
 ) -> Prepared:
+    given = hyperparameters or {}
+    make = partial(kernel, **given)
     what, args = _target(target)
     with timed() as first:
         # The first run of a process imports what torch imports late; peers compile here.
@@ -75,7 +95,8 @@ def _prepare(
 
     mode = "compile=True" if options.get("compile") else "eager"
     thinning = f"thinning {options['thinning']}" if "thinning" in options else ""
-    text = ", ".join(filter(None, (mode, hyperparameters, "default warm-up", thinning)))
+    settings_given = [f"{name}={_NAMES.get(value, value)}" for name, value in given.items()]
+    text = ", ".join(filter(None, (mode, *settings_given, "default warm-up", thinning)))
     return Prepared(run, first.seconds, "float32", text)
 
 
