@@ -38,6 +38,16 @@ _COMPARED = ("eight_schools", "gaussian", "hierarchical")
 _CORRELATED = ("logistic_regression",)
 """Where a mass that is not diagonal pays; on eight schools NumPyro's does not mix with one."""
 
+_LIKE_GAUSSIANS = (
+    "eight_schools",
+    "logistic_regression",
+    "gaussian",
+    "hierarchical",
+    "mlp_2",
+    "mlp_64",
+)
+"""What steps may follow the Gaussian of: not a funnel."""
+
 OURS = (
     Engine("ours_nuts", "pyro_ebm NUTS", "ours:nuts", _OURS, _MANY, _COMPARED),
     Engine("ours_nuts_compiled", "pyro_ebm NUTS, compiled", "ours:nuts_compiled", _OURS, _MANY),
@@ -62,6 +72,7 @@ OURS = (
         "ours:nuts_rotations_compiled",
         _OURS,
         _MANY,
+        _LIKE_GAUSSIANS,
     ),
     Engine(
         "ours_nuts_dense_rotations_compiled",
@@ -87,6 +98,7 @@ OURS = (
         "ours:chees_rotations_compiled",
         _OURS,
         _MANY,
+        _LIKE_GAUSSIANS,
     ),
     Engine(
         "ours_chees_dense_rotations_compiled",
