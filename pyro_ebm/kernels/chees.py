@@ -102,9 +102,12 @@ class ChEESHMC(TrajectoryRecipe[ChEESState]):
         trajectory_length: :math:`T`, of the longest trajectory, in coordinates of unit scale; None
             to have warm-up tune it, and without warm-up 2.25, the best for a standard normal.
         max_num_steps: Largest number of steps of a trajectory.
-        integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
-            steps of two gradients (give ``target_accept_prob=0.9`` with it), or another
+        integrator: How a step of a trajectory is made: ``LEAPFROG``; ``ROTATIONS`` for longer steps
+            where the target is like a Gaussian; ``MCLACHLAN`` for longer ones of two gradients
+            (give ``target_accept_prob=0.9`` with it); or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
+        center: Mean ``(dim,)`` of the target, round which an integrator that rotates steps; None to
+            have warm-up estimate it.
 
     Raises:
         ModelError: In warm-up, if there are fewer than 8 chains and no ``trajectory_length``.

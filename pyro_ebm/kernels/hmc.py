@@ -101,9 +101,12 @@ class HMC(TrajectoryRecipe[HMCState]):
             :math:`\pi / 2`.
         jitter: :math:`j` in [0, 1).
         max_num_steps: Largest number of steps of a trajectory.
-        integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
-            steps of two gradients (give ``target_accept_prob=0.9`` with it), or another
+        integrator: How a step of a trajectory is made: ``LEAPFROG``; ``ROTATIONS`` for longer steps
+            where the target is like a Gaussian; ``MCLACHLAN`` for longer ones of two gradients
+            (give ``target_accept_prob=0.9`` with it); or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
+        center: Mean ``(dim,)`` of the target, round which an integrator that rotates steps; None to
+            have warm-up estimate it.
 
     References:
         Neal (2011), MCMC using Hamiltonian dynamics; the jitter is its section 5.4.2.2.

@@ -144,9 +144,12 @@ class NUTS(TrajectoryRecipe[NUTSState]):
             that warm-up tunes to.
         full_mass: Whether warm-up estimates the whole covariance instead of its diagonal.
         max_tree_depth: Largest number of doublings; ``2^max_tree_depth - 1`` steps.
-        integrator: How a step of a trajectory is made: ``LEAPFROG``, or ``MCLACHLAN`` for longer
-            steps of two gradients (give ``target_accept_prob=0.75`` with it), or another
+        integrator: How a step of a trajectory is made: ``LEAPFROG``; ``ROTATIONS`` for longer steps
+            where the target is like a Gaussian; ``MCLACHLAN`` for longer ones of two gradients
+            (give ``target_accept_prob=0.75`` with it); or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
+        center: Mean ``(dim,)`` of the target, round which an integrator that rotates steps; None to
+            have warm-up estimate it.
 
     References:
         Hoffman and Gelman (2014), The No-U-Turn sampler; Betancourt (2017), A conceptual
