@@ -90,9 +90,8 @@ def check_scale(scale: object) -> Tensor:
 def check_center(center: object) -> Tensor:
     """Return ``center`` if it is a finite vector ``(dim,)``."""
     if not isinstance(center, Tensor) or center.ndim != 1:
-        came = f"shape {tuple(center.shape)}" if isinstance(center, Tensor) else f"{center!r}"
         raise ShapeError(
-            f"center is of {came}, but a vector of shape (dim,) is wanted: the mean of each "
+            f"center is {center!r}, but a tensor of shape (dim,) is wanted: the mean of each "
             "coordinate of the unconstrained position, or None to have warm-up estimate it."
         )
     return check_finite("center", center)

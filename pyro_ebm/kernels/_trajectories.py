@@ -28,7 +28,7 @@ class TrajectoryRecipe(Recipe[StateT]):
     center: Tensor | None = None
 
     _stiffness: float = field(init=False, repr=False, default=0.0)
-    """Of the Gaussian that steps follow: none until its centre is known."""
+    """Of the Gaussian that steps follow: none until it is known."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +40,7 @@ class TrajectoryRecipe(Recipe[StateT]):
                     f"center is given, but {self.integrator} moves chains straight on between "
                     "kicks, round no centre: give integrator=ROTATIONS, or center=None."
                 )
-            object.__setattr__(self, "_stiffness", 1.0)
+        object.__setattr__(self, "_stiffness", float(self._knows_the_gaussian))
 
     @property
     def tuned_numbers(self) -> dict[str, float | None]:
@@ -54,7 +54,7 @@ class TrajectoryRecipe(Recipe[StateT]):
 
     @property
     def largest_step_size(self) -> float:
-        return math.inf if self.center is None else self.integrator.longest_step
+        return self.integrator.largest_step_size if self._knows_the_gaussian else math.inf
 
     def leap(self, potential: Potential, start: Phase, stride: Tensor) -> tuple[Phase, Tensor]:
         """One step by the signed step sizes ``stride`` ``(C, 1)``; the end, and ``U`` there."""
@@ -62,6 +62,11 @@ class TrajectoryRecipe(Recipe[StateT]):
 
     def _motion(self, position: Tensor) -> Motion:
         metric = metric_of(self.scale, position)
-        if self.center is None:
+        if self.center is None or not self._knows_the_gaussian:
             return FreeMotion(metric)
         return rotation(metric, self.center, self._stiffness, position)
+
+    @property
+    def _knows_the_gaussian(self) -> bool:
+        """Its centre *and* its widths: with others' widths steps would be short."""
+        return self.center is not None and self.scale is not None

@@ -107,7 +107,7 @@ class ChEESHMC(TrajectoryRecipe[ChEESState]):
             (give ``target_accept_prob=0.9`` with it); or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
         center: Mean ``(dim,)`` of the target, round which an integrator that rotates steps; None to
-            have warm-up estimate it.
+            have warm-up estimate it. Until it and ``scale`` are known, steps go straight on.
 
     Raises:
         ModelError: In warm-up, if there are fewer than 8 chains and no ``trajectory_length``.

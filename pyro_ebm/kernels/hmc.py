@@ -80,8 +80,8 @@ class HMC(TrajectoryRecipe[HMCState]):
     .. math:: p \leftarrow p - \tfrac\epsilon2 L^\top \nabla U; \quad
               x \leftarrow x + \epsilon L p; \quad p \leftarrow p - \tfrac\epsilon2 L^\top \nabla U
 
-    until the time :math:`u T` is reached, whose end is accepted with probability
-    :math:`\min(1, e^{H_0 - H})`, :math:`H = U + |p|^2 / 2`. The factor
+    for the time :math:`u T`, or the nearest that is a whole number of steps. The end is accepted
+    with probability :math:`\min(1, e^{H_0 - H})`, :math:`H = U + |p|^2 / 2`. The factor
     :math:`u \sim U(1 - j, 1 + j)` is drawn anew for each trajectory of each chain: with a fixed
     length, coordinates of which it is half a period would never mix.
 
@@ -106,7 +106,7 @@ class HMC(TrajectoryRecipe[HMCState]):
             (give ``target_accept_prob=0.9`` with it); or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
         center: Mean ``(dim,)`` of the target, round which an integrator that rotates steps; None to
-            have warm-up estimate it.
+            have warm-up estimate it. Until it and ``scale`` are known, steps go straight on.
 
     References:
         Neal (2011), MCMC using Hamiltonian dynamics; the jitter is its section 5.4.2.2.
@@ -170,9 +170,9 @@ class HMC(TrajectoryRecipe[HMCState]):
         return select(finished, begun, going), info
 
     def _num_steps(self, state: HMCState) -> Tensor:
-        """Steps of each chain's trajectory, rounded up."""
-        time = state.length * self.trajectory_length
-        return (time / state.stride.squeeze(-1)).ceil().clamp(max=self.max_num_steps)
+        """Steps of each chain's trajectory: the nearest whole number, and one at least."""
+        steps = state.length * self.trajectory_length / state.stride.squeeze(-1)
+        return steps.round().clamp(min=1, max=self.max_num_steps)
 
     def _begin(self, draw: Point, generator: torch.Generator | None) -> HMCState:
         step_size = math.nan if self.step_size is None else self.step_size

@@ -32,9 +32,10 @@ class Integrator:
     .. math:: p \leftarrow p - b_i \epsilon (L^\top \nabla U(x) - z); \quad
               z + i p \leftarrow e^{-i a_i \epsilon} (z + i p), \qquad x = \mu + L z,
 
-    so that steps are as long as the target is close to a Gaussian, up to a quarter of a period. By
-    Stein's identity no other Gaussian leaves a smaller mean square of the kicks. Until warm-up
-    has estimated :math:`\mu`, drifts go straight on.
+    so that steps are the longer the closer the target is to that Gaussian, up to a quarter of a
+    period. By Stein's identity no other Gaussian leaves a smaller mean square of the kicks in these
+    coordinates. Until both :math:`\mu` and :math:`L` are known, by warm-up or since they are given,
+    drifts go straight on.
 
     Args:
         drifts: :math:`a_1, \ldots, a_n`, which sum to one.
@@ -77,7 +78,7 @@ class Integrator:
         return len(self.drifts)
 
     @property
-    def longest_step(self) -> float:
+    def largest_step_size(self) -> float:
         """A quarter of a period where drifts rotate, in which positions and momenta change places.
 
         On what is a Gaussian nothing is gained by longer steps, and all are accepted.
@@ -160,9 +161,12 @@ decomposition algorithms.
 ROTATIONS = Integrator(drifts=(1.0,), kicks=(0.5, 0.5), rotates=True)
 r"""One gradient, and round the centre instead of straight on: kick, rotate, kick.
 
-Exact on the Gaussian of the target's mean and covariance, so that steps are limited by what is
-*not* Gaussian in it, and not by its widths: on posteriors of many data, and in coordinates that the
-data hardly touch, they are about twice as long as leapfrogs. ``full_mass=True`` makes more of it
-than of leapfrogs where coordinates are correlated. Where the target is not like a Gaussian at all,
-on funnels and on modes far apart, steps are as long as leapfrogs.
+Exact on the Gaussian of the kernel's ``center`` and ``scale``, so that steps are limited by what
+is *not* that Gaussian: with ``full_mass=True`` by what is not Gaussian in the target, and with one
+standard deviation for each coordinate by correlations, too, as leapfrogs are. On posteriors that
+the data tell much of they are up to twice as long as leapfrogs, on funnels and on modes far apart
+about as long. On heavy tails, where slopes vanish and leapfrogs are exact, they are shorter, and
+chains far out stay there longer: use ``LEAPFROG``. Give no ``step_size`` above a quarter of a
+period, :math:`\pi / 2`, which warm-up does not exceed: half a period is accepted, and moves
+nothing but signs.
 """

@@ -149,7 +149,7 @@ class NUTS(TrajectoryRecipe[NUTSState]):
             (give ``target_accept_prob=0.75`` with it); or another
             :class:`~pyro_ebm.kernels.integrators.Integrator`.
         center: Mean ``(dim,)`` of the target, round which an integrator that rotates steps; None to
-            have warm-up estimate it.
+            have warm-up estimate it. Until it and ``scale`` are known, steps go straight on.
 
     References:
         Hoffman and Gelman (2014), The No-U-Turn sampler; Betancourt (2017), A conceptual

@@ -41,7 +41,7 @@ class DualAveraging:
     """
 
     def __init__(self, step_size: float, target: float, largest: float = LARGEST) -> None:
-        self.target, self.largest = target, largest
+        self.target, self.largest = target, min(largest, LARGEST)
         self._mu = math.log(step_size)
         self._error = 0.0
         self._log_average = math.log(step_size)

@@ -50,7 +50,7 @@ class StepSizeSearch:
             StepSizeError: If no step size between 1e-10 and 1e10 does.
         """
         target, noise = kernel.target_accept_prob, self._generator.get_state()
-        largest = largest_step_size(kernel)
+        largest = min(kernel.largest_step_size, LARGEST)
         if largest < LARGEST and self._acceptance(kernel, largest, state, noise) > target:
             return largest
         step_size = min(max(kernel.step_size or 1.0, 2.0 * SMALLEST), largest / 2.0)
@@ -62,11 +62,11 @@ class StepSizeSearch:
             acceptance = self._acceptance(kernel, step_size, state, noise)
             if (acceptance > target) != grows:
                 low = step_size / 2.0 if grows else step_size
-                return self._between(kernel, low, 2.0 * low, state, noise)
+                return min(self._between(kernel, low, 2.0 * low, state, noise), largest)
         raise StepSizeError(_not_found(kernel, step_size, acceptance, grows=grows))
 
     def carry_over(self, tuned: Kernel[Any, Any], rescaled: Kernel[Any, Any], state: Any) -> float:
-        r"""Return what the step size of a tuned kernel becomes with another scale.
+        r"""Return what the step size of a tuned kernel becomes with other moments.
 
         .. math:: \epsilon' = \epsilon \frac{f'}{f}
 
@@ -84,7 +84,7 @@ class StepSizeSearch:
             after = self.find(rescaled, state)
         ratio = (tuned.step_size or before) / before
         carried = after * min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
-        return min(carried, largest_step_size(rescaled))
+        return min(carried, rescaled.largest_step_size)
 
     def _between(
         self, kernel: Kernel[Any, Any], low: float, high: float, state: Any, noise: torch.Tensor
@@ -104,11 +104,6 @@ class StepSizeSearch:
         start = trial.restart(state, self._generator)
         _, info = self._step(trial, start, trial.noise(start, self._generator))
         return float(self._ranks.gather(info.step_acceptance).mean())
-
-
-def largest_step_size(kernel: Kernel[Any, Any]) -> float:
-    """What the step size of the kernel is tuned up to."""
-    return min(kernel.largest_step_size, LARGEST)
 
 
 def _not_found(

@@ -1,4 +1,4 @@
-"""Warm-up: tune a kernel's step size and scale on pooled chains, before any draw is kept."""
+"""Warm-up: tune a kernel's step size and moments on pooled chains, before any draw is kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pyro_ebm.sampling.adaptation import DualAveraging, PooledCovariance, Pooled
 from pyro_ebm.sampling.outliers import is_high, within_reach
 from pyro_ebm.sampling.plain import attributes, set_attributes
 from pyro_ebm.sampling.ranks import OneProcess, Ranks, gather_together
-from pyro_ebm.sampling.step_size import StepSizeSearch, largest_step_size
+from pyro_ebm.sampling.step_size import StepSizeSearch
 from pyro_ebm.sampling.steps import Step, eager_steps
 
 OnStep = Callable[[Any, Any], None]
@@ -90,14 +90,14 @@ def enough_transitions(shortest: int, num_chains: int) -> int:
 class WarmUp:
     """Tune what the kernel leaves open, and move its chains on the way.
 
-    A step size or scale that is given is kept; one that is None is tuned. The chains are one
-    batch, so they share both. Progress is counted in transitions: draws that half of the
-    chains have finished, which may be at different stages of their trajectories. At each whole
+    A step size or moment (scale, centre) that is given is kept; one that is None is tuned. The
+    chains are one batch, so they share them. Progress is counted in transitions: draws that half of
+    the chains have finished, which may be at different stages of their trajectories. At each whole
     transition the step size follows the mean acceptance over all chains and *all points they
-    came to*, and the scale takes in where all chains are, in the middle of a trajectory or not:
+    came to*, and the moments take in where all chains are, in the middle of a trajectory or not:
     finished draws alone would be those of the short trajectories first. A new step size takes
     effect at each chain's next trajectory; at the end of a window, and of warm-up, all chains
-    begin anew together, with the new scale and the step size that it makes of the old one
+    begin anew together, with the new moments and the step size that they make of the old one
     (:class:`~pyro_ebm.sampling.step_size.StepSizeSearch`).
 
     Args:
@@ -287,8 +287,8 @@ class WarmUp:
         self._replace(step_size=step_size)
         if window.num_transitions < _FEWEST_TO_AVERAGE:
             return None
-        largest = largest_step_size(self.kernel)
-        return DualAveraging(step_size, self.kernel.target_accept_prob, largest)
+        kernel = self.kernel
+        return DualAveraging(step_size, kernel.target_accept_prob, kernel.largest_step_size)
 
     def _move(self, state: Any) -> tuple[Any, Info]:
         noise = self.kernel.noise(state, self.generator)

@@ -46,7 +46,9 @@ FACTORIES: dict[type, dict[str, Callable[[], Any]]] = {
         "dense": lambda: ChEESHMC(step_size=0.8, scale=FACTOR, full_mass=True),
         "one step": lambda: ChEESHMC(step_size=0.8, trajectory_length=0.1),
         "McLachlan": lambda: ChEESHMC(step_size=1.2, integrator=MCLACHLAN),
-        "rotations": lambda: ChEESHMC(step_size=1.2, integrator=ROTATIONS, center=CENTER),
+        "rotations": lambda: ChEESHMC(
+            step_size=1.2, scale=SCALE, integrator=ROTATIONS, center=CENTER
+        ),
     },
     HMC: {
         "plain": lambda: HMC(step_size=0.8),

@@ -79,12 +79,22 @@ def test_lengths_of_trajectories(jitter):
         lengths.append(info.n_steps[info.finished])
     lengths = torch.cat(lengths)
     assert potential.num_gradients == 41
-    shortest, longest = (math.ceil(10 * (1 + sign * jitter) - 1e-9) for sign in (-1, 1))
-    if jitter == 0:
-        assert set(lengths.tolist()) == {10}
-    else:
-        assert int(lengths.min()) == shortest + (jitter > 0)
-        assert int(lengths.max()) == longest
+    shortest, longest = (round(10 * (1 + sign * jitter)) for sign in (-1, 1))
+    assert set(lengths.tolist()) == set(range(shortest, longest + 1))
+    if jitter > 0:  # each end is the nearest to half as many
+        assert float((lengths == 10).double().mean()) == pytest.approx(1 / 6, abs=0.04)
+        assert float((lengths == 7).double().mean()) < 0.13
+
+
+@pytest.mark.parametrize(("step_size", "num_steps"), [(0.1, 1), (0.41, 2), (0.39, 3), (5.0, 1)])
+def test_lengths_are_rounded_to_whole_steps(step_size, num_steps):
+    time = 0.1 if step_size == 0.1 else 1.0
+    potential = gaussian_potential(torch.eye(2))
+    kernel = HMC(step_size=step_size, trajectory_length=time, jitter=0.0)
+    state = kernel.init(potential, torch.randn(3, 2))
+    for step in range(1, num_steps + 1):
+        state, info = kernel.step(potential, state, kernel.noise(state, None))
+        assert info.finished.tolist() == [step == num_steps] * 3
 
 
 def test_trajectories_are_cut_at_the_largest_number_of_steps():

@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
         results[name] = {
             "step_size": tuned.step_size,
             "scale": tuned.scale,
+            "center": getattr(tuned, "center", None),
             "length": length,
             "draws": mcmc.chains.positions,
             "diverging": mcmc.chains.stats["diverging"],

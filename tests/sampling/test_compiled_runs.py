@@ -110,14 +110,16 @@ def test_interrupted_and_continued_is_uninterrupted(kernel, before_end, tmp_path
     assert again.kernel.step_size == whole.kernel.step_size
 
 
-def test_a_length_that_is_tuned_compiles_nothing_anew(monkeypatch):
+@pytest.mark.parametrize("kernel", [ChEESHMC, KERNELS["ChEES, rotations"]])
+def test_what_is_tuned_compiles_nothing_anew(monkeypatch, kernel):
     takes = []
     compile_ = CompiledSteps._compile
     monkeypatch.setattr(
         CompiledSteps, "_compile", lambda *args: takes.append(args[1]) or compile_(*args)
     )
-    mcmc = _run(ChEESHMC(ENERGY))
+    mcmc = _run(kernel(ENERGY))
     assert mcmc.kernel.trajectory_length is not None
+    assert all(moment is not None for moment in mcmc.kernel.moments.values())
     assert len(takes) == 2  # single steps in warm-up, several in a call afterwards
 
 

@@ -19,6 +19,7 @@ from pyro_ebm.kernels import (
     HMC,
     MALA,
     NUTS,
+    ROTATIONS,
     SGLD,
     AnnealedLangevin,
     ChEESHMC,
@@ -46,8 +47,10 @@ KERNELS = {
     "hmc": HMC,
     "nuts": NUTS,
     "nuts_dense": lambda target: NUTS(target, full_mass=True),
+    "nuts_rotations": lambda target: NUTS(target, integrator=ROTATIONS),
     "chees": ChEESHMC,
     "chees_dense": lambda target: ChEESHMC(target, full_mass=True),
+    "chees_dense_rotations": lambda target: ChEESHMC(target, full_mass=True, integrator=ROTATIONS),
     "tempering": lambda target: ReplicaExchange(HMC(target), num_replicas=3),
 }
 every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)

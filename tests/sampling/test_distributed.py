@@ -12,7 +12,7 @@ import torch
 from pyro_ebm.kernels import MALA
 from pyro_ebm.sampling import MCMC
 from pyro_ebm.sampling.ranks import gather_together, total
-from tests.sampling.distributed_run import COVARIANCE, ENERGY, KERNELS, NUM_DRAWS
+from tests.sampling.distributed_run import COVARIANCE, ENERGY, KERNELS, LOC, NUM_DRAWS
 from tests.statistics import Rejected, assert_chain_means, assert_independent_chains
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,9 @@ def check_all_ranks_tune_the_same_kernel_and_have_all_draws(ranks, name):
     assert first["step_size"] == second["step_size"] is not None
     assert first["length"] == second["length"]
     assert torch.equal(first["scale"], second["scale"])
+    if name == "rotations":
+        assert torch.equal(first["center"], second["center"])
+        assert bool(((first["center"] - LOC).abs() < 0.3 * COVARIANCE.diagonal().sqrt()).all())
     assert first["draws"].shape == (64, NUM_DRAWS, 2)
     assert torch.equal(first["draws"], second["draws"])
     assert first["diverging"].dtype == torch.bool
