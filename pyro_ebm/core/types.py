@@ -185,7 +185,7 @@ NoiseT = TypeVar("NoiseT")
 class Kernel(Protocol[StateT, NoiseT]):
     """A recipe for moving chains: hyper-parameters only, frozen.
 
-    ``step_size`` and ``scale`` are kept when given and tuned in warm-up when ``None``.
+    ``step_size`` and ``moments`` are kept when given and tuned in warm-up when ``None``.
     ``scale`` holds one standard deviation for each coordinate, or the Cholesky factor of a
     covariance; kernels precondition with its square. Without a ``target`` a kernel is a recipe,
     which is how objectives and distributions take it.
@@ -240,7 +240,7 @@ class Kernel(Protocol[StateT, NoiseT]):
 
     @property
     def tuned_numbers(self) -> dict[str, float | None]:
-        """Hyper-parameters that warm-up changes at every transition; ``step`` may get tensors."""
+        """Numbers that warm-up may change at every transition; ``step`` may get tensors."""
         ...
 
     @property
@@ -294,7 +294,7 @@ class Kernel(Protocol[StateT, NoiseT]):
         ...
 
     def adaptation(self) -> Adaptation[Any] | None:
-        """A fresh tuner of what warm-up tunes beside step size and scale, if there is any."""
+        """A fresh tuner of what warm-up tunes beside step size and moments, if there is any."""
         ...
 
 

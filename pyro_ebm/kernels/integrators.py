@@ -165,8 +165,8 @@ Exact on the Gaussian of the kernel's ``center`` and ``scale``, so that steps ar
 is *not* that Gaussian: with ``full_mass=True`` by what is not Gaussian in the target, and with one
 standard deviation for each coordinate by correlations, too, as leapfrogs are. On posteriors that
 the data tell much of they are up to twice as long as leapfrogs, on funnels and on modes far apart
-about as long. On heavy tails, where slopes vanish and leapfrogs are exact, they are shorter, and
-chains far out stay there longer: use ``LEAPFROG``. Give no ``step_size`` above a quarter of a
-period, :math:`\pi / 2`, which warm-up does not exceed: half a period is accepted, and moves
+about as long. Many widths out on heavy tails, where slopes vanish and leapfrogs are exact, a
+rotation errs, and chains that start there may stay longer. Give no ``step_size`` above a quarter of
+a period, :math:`\pi / 2`, which warm-up does not exceed: half a period is accepted, and moves
 nothing but signs.
 """

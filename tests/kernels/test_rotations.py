@@ -25,7 +25,7 @@ from pyro_ebm.kernels._motion import FreeMotion, Rotation
 from pyro_ebm.potentials.energy import EnergyPotential
 from tests.kernels.transitions import CountingPotential, assert_invariant
 from tests.statistics import Rejected
-from tests.targets import all_targets, asymmetric_target
+from tests.targets import all_targets, asymmetric_target, gaussian_target
 
 FACTOR = torch.tensor([[0.5, 0.0, 0.0], [0.3, 1.2, 0.0], [-0.4, 0.1, 2.0]])
 MEAN = torch.tensor([1.0, -20.0, 0.3])
@@ -110,6 +110,18 @@ def test_kernels_leave_the_law_as_it_is(make, target):
         scale=torch.linspace(0.7, 1.2, dim),
         center=torch.linspace(-0.5, 0.4, dim),
     )
+    assert_invariant(kernel, target, num_chains=10_000, num_draws=5)
+
+
+@every_kernel
+def test_kernels_with_a_dense_mass_leave_the_law_as_it_is(make):
+    target = gaussian_target()
+    dim = target.mean.numel()
+    factor = torch.linalg.cholesky(
+        torch.full((dim, dim), 0.3) + torch.linspace(0.5, 1.2, dim).diag()
+    )
+    center = torch.linspace(-0.5, 0.4, dim)
+    kernel = make(step_size=0.9, integrator=ROTATIONS, scale=factor, full_mass=True, center=center)
     assert_invariant(kernel, target, num_chains=10_000, num_draws=5)
 
 
