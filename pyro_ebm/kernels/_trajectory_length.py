@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.core.positions import dot64
+from pyro_ebm.kernels._metric import metric_of
 
 UNIT_LENGTH = 2.246705
 """Longest trajectory on a standard normal, with its share uniform on [0, 1]: the maximum of
@@ -171,22 +172,12 @@ def _relative_gradient(
         return None
     # In float64, since fourth powers of what is far out are beyond float32.
     ends = (state.start.double(), state.end.position.double())
-    start, end = (_in_unit_scale(x, scale) for x in ends)
+    start, end = (metric_of(scale, x).to_unit(x) for x in ends)
     unit = spread(start, end, weight)
     # The length of this trajectory, rounded up to whole steps.
     time = step_size * float(info.n_steps[0])
     gradient = criterion_gradient(start, end, state.end.momentum, weight, time)
     return gradient / unit if unit > 0 else None
-
-
-def _in_unit_scale(x: Tensor, scale: Tensor | None) -> Tensor:
-    if scale is None:
-        return x
-    scale = scale.detach().to(x)
-    if scale.ndim == 1:
-        return x / scale
-    unit: Tensor = torch.linalg.solve_triangular(scale, x.mT, upper=False).mT
-    return unit
 
 
 def _widths(scale: Tensor) -> Tensor:

@@ -231,12 +231,10 @@ def tuned_tensors(kernel: Kernel[Any, Any], position: Tensor) -> list[Tensor]:
         torch.tensor(number, dtype=torch.float64, device=position.device)
         for number in kernel.tuned_numbers.values()
     ]
-    unknown = _standard_moments(position, full_mass=kernel.full_mass)
-    moments = [
-        unknown[name] if moment is None else moment.to(position)
-        for name, moment in kernel.moments.items()
-    ]
-    return [*numbers, *moments]
+    known = {name: m.to(position) for name, m in kernel.moments.items() if m is not None}
+    if len(known) < len(kernel.moments):  # until warm-up has estimated them
+        known = _standard_moments(position, full_mass=kernel.full_mass) | known
+    return [*numbers, *(known[name] for name in kernel.moments)]
 
 
 def with_tuned(kernel: Kernel[Any, Any], *tensors: Tensor) -> Any:
