@@ -38,6 +38,15 @@ def gaussian_potential(precision: Tensor) -> EnergyPotential:
     return EnergyPotential(GaussianEnergy(torch.zeros(len(precision)), precision=precision))
 
 
+def acceptance_of_linear_step(step: Tensor) -> float:
+    """In a standard normal, of a map of area one: what two centred Gaussians have in common.
+
+    With singular values s, 1 / s, the states it leads to have the variances s^2, s^-2, and the
+    share in common is 4 / pi arctan(1 / s).
+    """
+    return 4 / math.pi * math.atan(1 / float(torch.linalg.svdvals(step).max()))
+
+
 def noise_like(kernel: Any, state: Any, **chosen: Tensor) -> Any:
     """Noise of the kernel with some of its fields chosen."""
     return kernel.noise(state, None)._replace(**chosen)

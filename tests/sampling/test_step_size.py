@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -14,6 +12,7 @@ from pyro_ebm.potentials.energy import EnergyPotential
 from pyro_ebm.sampling import warmup
 from pyro_ebm.sampling.step_size import StepSizeSearch
 from pyro_ebm.sampling.steps import eager_steps
+from tests.kernels.transitions import acceptance_of_linear_step
 from tests.sampling.runs import STANDARD, PlainEnergy
 
 
@@ -31,15 +30,11 @@ def normal_state(kernel, width=1.0, num_chains=4096):
 
 
 def exact_acceptance(step_size):
-    r"""Of a leapfrog in a standard normal: the share that two centred Gaussians have in common.
-
-    A leapfrog is a linear map of area one with singular values s, 1 / s, so that the states it
-    leads to have the variances s^2, s^-2, and the share is 4 / pi arctan(1 / s).
-    """
+    """Of a leapfrog in a standard normal."""
     kept = 1 - step_size**2 / 2
-    squares = 2 * kept**2 + step_size**2 + step_size**2 * (1 - step_size**2 / 4) ** 2
-    largest = (squares + math.sqrt(max(squares**2 - 4, 0.0))) / 2
-    return 4 / math.pi * math.atan(1 / math.sqrt(largest))
+    return acceptance_of_linear_step(
+        torch.tensor([[kept, step_size], [-step_size * (1 - step_size**2 / 4), kept]])
+    )
 
 
 @pytest.mark.parametrize("kernel", [HMC, NUTS, MALA])

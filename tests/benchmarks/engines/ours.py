@@ -14,6 +14,8 @@ from tests.benchmarks.engines.torch_targets import energy_of, model_of
 from tests.benchmarks.targets import Target
 
 MALA_THINNING = 4
+_DENSE: dict[str, Any] = {"full_mass": True}
+_ROTATIONS: dict[str, Any] = {"integrator": kernels.ROTATIONS}
 _NAMES: dict[Any, str] = {kernels.MCLACHLAN: "MCLACHLAN", kernels.ROTATIONS: "ROTATIONS"}
 
 
@@ -26,7 +28,7 @@ def nuts_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def nuts_dense_compiled(target: Target, settings: Settings) -> Prepared:
-    return _prepare(kernels.NUTS, target, settings, {"full_mass": True}, compile=True)
+    return _prepare(kernels.NUTS, target, settings, _DENSE, compile=True)
 
 
 def nuts_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
@@ -35,13 +37,11 @@ def nuts_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def nuts_rotations_compiled(target: Target, settings: Settings) -> Prepared:
-    given = {"integrator": kernels.ROTATIONS}
-    return _prepare(kernels.NUTS, target, settings, given, compile=True)
+    return _prepare(kernels.NUTS, target, settings, _ROTATIONS, compile=True)
 
 
 def nuts_dense_rotations_compiled(target: Target, settings: Settings) -> Prepared:
-    given = {"integrator": kernels.ROTATIONS, "full_mass": True}
-    return _prepare(kernels.NUTS, target, settings, given, compile=True)
+    return _prepare(kernels.NUTS, target, settings, _ROTATIONS | _DENSE, compile=True)
 
 
 def chees_compiled(target: Target, settings: Settings) -> Prepared:
@@ -54,13 +54,11 @@ def chees_mclachlan_compiled(target: Target, settings: Settings) -> Prepared:
 
 
 def chees_rotations_compiled(target: Target, settings: Settings) -> Prepared:
-    given = {"integrator": kernels.ROTATIONS}
-    return _prepare(kernels.ChEESHMC, target, settings, given, compile=True)
+    return _prepare(kernels.ChEESHMC, target, settings, _ROTATIONS, compile=True)
 
 
 def chees_dense_rotations_compiled(target: Target, settings: Settings) -> Prepared:
-    given = {"integrator": kernels.ROTATIONS, "full_mass": True}
-    return _prepare(kernels.ChEESHMC, target, settings, given, compile=True)
+    return _prepare(kernels.ChEESHMC, target, settings, _ROTATIONS | _DENSE, compile=True)
 
 
 def mala(target: Target, settings: Settings) -> Prepared:
