@@ -68,7 +68,7 @@ class DrawStorage:
         rows = self._rows_of(count, info.finished)
         positions[rows, self._chain] = state.position
         values = [value.double() for value in _of_draws(info).values()]
-        stats[rows, :, self._chain] = torch.stack(values, dim=-1)
+        stats[rows, :, self._chain] = torch.stack(values).mT  # written as they lie
         return count + info.finished, rows
 
     def count_to(self, count: Tensor) -> None:
