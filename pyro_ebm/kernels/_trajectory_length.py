@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,55 +31,60 @@ _OTHER_UNITS = 2.0
 """Factor by which a window may change a scale before lengths are taken to be in other units."""
 
 
-def criterion_gradient(
-    start: Tensor, end: Tensor, velocity: Tensor, weight: Tensor, time: float
-) -> float:
-    r"""Derivative of the criterion with respect to the log of the trajectory length.
+class Cloud(NamedTuple):
+    """Chains as the criterion sees them: how far they are from their mean."""
 
-    .. math:: t \sum_c a_c (|\hat z'_c|^2 - |\hat z_c|^2) \hat z'_c \cdot v'_c / \sum_c a_c,
+    distance: Tensor
+    """From the mean, ``(C, dim)``."""
+    squared: Tensor
+    """Its squared length ``(C,)``."""
+    share: Tensor
+    """Of each chain in all averages, ``(C,)`` with the sum one."""
+
+
+def cloud(z: Tensor, weight: Tensor) -> Cloud:
+    """Chains at ``z`` ``(C, dim)``, weighted by ``weight`` ``(C,)``, some of it above zero."""
+    share = weight / weight.sum()
+    distance = z - share @ z
+    return Cloud(distance, dot64(distance, distance), share)
+
+
+def criterion_gradient(start: Cloud, end: Cloud, velocity: Tensor) -> Tensor:
+    r"""Derivative of the criterion with respect to the trajectory length, a scalar.
+
+    .. math:: \sum_c a_c (|\hat z'_c|^2 - |\hat z_c|^2) \hat z'_c \cdot v'_c / \sum_c a_c,
 
     with hats for the distance from the mean over the chains.
 
     Args:
-        start: Where the trajectories began, ``(C, dim)``.
-        end: Where they ended, :math:`z'`, weighted by their acceptance.
-        velocity: Velocities there.
-        weight: Acceptance ``(C,)``, some of it above zero.
-        time: Length of the trajectories.
+        start: Where the trajectories began, all weighted alike.
+        end: Where they ended, :math:`z'`, weighted by their acceptance :math:`a`.
+        velocity: Velocities there, ``(C, dim)``.
     """
-    start, end = _from_mean(start, torch.ones_like(weight)), _from_mean(end, weight)
-    change = dot64(end, end) - dot64(start, start)
-    return time * float((weight / weight.sum() * change * dot64(end, velocity)).sum())
+    change = end.squared - start.squared
+    return (end.share * change * dot64(end.distance, velocity)).sum()
 
 
-def spread(start: Tensor, end: Tensor, weight: Tensor) -> float:
-    r"""What the criterion would be, four times, if ends had nothing to do with starts.
+def spread(start: Cloud, end: Cloud) -> Tensor:
+    r"""What the criterion would be, four times, if ends had nothing to do with starts; a scalar.
 
     .. math:: \mathrm{Var} |\hat z|^2 + \mathrm{Var} |\hat z'|^2
         + (E |\hat z'|^2 - E |\hat z|^2)^2.
 
     In units of it gradients are about one, wherever the chains are.
-
-    Args:
-        start: Where the trajectories began, ``(C, dim)``.
-        end: Where they ended.
-        weight: Acceptance ``(C,)``, some of it above zero.
     """
-    before, variance_before = _squared_distance(start, torch.ones_like(weight))
-    after, variance_after = _squared_distance(end, weight)
-    return variance_before + variance_after + (after - before) ** 2
+    before, after = _mean_squared(start), _mean_squared(end)
+    variances = _variance(start, before) + _variance(end, after)
+    return variances + (after - before).square()
 
 
-def _squared_distance(z: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Mean and variance of the squared distances from the mean."""
-    share, z = weight / weight.sum(), _from_mean(z, weight)
-    squared = dot64(z, z)
-    mean = (share * squared).sum()
-    return float(mean), float((share * (squared - mean).square()).sum())
+def _mean_squared(chains: Cloud) -> Tensor:
+    return chains.share @ chains.squared
 
 
-def _from_mean(z: Tensor, weight: Tensor) -> Tensor:
-    return z - ((weight / weight.sum()).unsqueeze(-1) * z).sum(dim=0)
+def _variance(chains: Cloud, mean: Tensor) -> Tensor:
+    """Of the squared distances."""
+    return chains.share @ (chains.squared - mean).square()
 
 
 class TrajectoryLengthTuner:
@@ -168,16 +173,16 @@ def _relative_gradient(
 ) -> float | None:
     """In units of the spread; None if no chain can tell, all rejected or all at one distance."""
     weight = info.acceptance_rate
-    if not bool(weight.sum() > 0):
-        return None
     # In float64, since fourth powers of what is far out are beyond float32.
     ends = (state.start.double(), state.end.position.double())
     start, end = (metric_of(scale, x).to_unit(x) for x in ends)
-    unit = spread(start, end, weight)
-    # The length of this trajectory, rounded up to whole steps.
-    time = step_size * float(info.n_steps[0])
-    gradient = criterion_gradient(start, end, state.end.momentum, weight, time)
-    return gradient / unit if unit > 0 else None
+    clouds = cloud(start, torch.ones_like(weight)), cloud(end, weight)
+    slope = criterion_gradient(*clouds, state.end.momentum)
+    # One transfer from the device.
+    told = torch.stack([weight.sum(), spread(*clouds), slope, info.n_steps[0].double()])
+    accepted, unit, gradient, num_steps = told.tolist()
+    # With respect to the log of the length of this trajectory, rounded up to whole steps.
+    return step_size * num_steps * gradient / unit if accepted > 0 and unit > 0 else None
 
 
 def _widths(scale: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pyro_ebm import MCMC
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import ChEESHMC, _trajectory_length, chees
-from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, criterion_gradient, spread
+from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, cloud, criterion_gradient, spread
 from pyro_ebm.kernels.chees import next_halton
 from pyro_ebm.potentials.energy import EnergyPotential
 from tests.kernels.transitions import (
@@ -54,14 +54,16 @@ def _exact_flow(time):
 @pytest.mark.parametrize("time", [0.3, 1.0, 2.0, 4.0])
 def test_criterion_gradient_on_the_exact_flow(time):
     """The criterion is ``d sin^2 t`` on a standard normal."""
-    gradient = criterion_gradient(*_exact_flow(time), time)
-    assert gradient == pytest.approx(2 * time * math.sin(2 * time), abs=1e-12)
+    start, end, velocity, weight = _exact_flow(time)
+    gradient = criterion_gradient(cloud(start, weight), cloud(end, weight), velocity)
+    assert gradient.item() == pytest.approx(2 * math.sin(2 * time), abs=1e-12)
 
 
 def test_criterion_gradient_is_the_same_wherever_the_centre_is():
     start, end, velocity, weight = _exact_flow(0.7)
-    gradient = criterion_gradient(start + 3.0, end - 2.0, velocity, weight, 0.7)
-    assert gradient == pytest.approx(1.4 * math.sin(1.4), abs=1e-10)
+    clouds = cloud(start + 3.0, weight), cloud(end - 2.0, weight)
+    gradient = criterion_gradient(*clouds, velocity)
+    assert gradient.item() == pytest.approx(2 * math.sin(1.4), abs=1e-10)
 
 
 def test_spread_is_that_of_starts_and_ends_that_know_nothing_of_each_other():
@@ -71,7 +73,8 @@ def test_spread_is_that_of_starts_and_ends_that_know_nothing_of_each_other():
     # Squares 1, 1, 4 about the mean 1; squares 4 (twice) and 16 about the mean 1.
     pairs = [(before, after) for before in (1.0, 1.0, 4.0) for after in (4.0, 4.0, 16.0)]
     wanted = sum((after - before) ** 2 for before, after in pairs) / 9
-    assert spread(start, end, weight) == pytest.approx(wanted)
+    clouds = cloud(start, torch.ones(3)), cloud(end, weight)
+    assert spread(*clouds).item() == pytest.approx(wanted)
 
 
 def test_unit_length_is_the_best_for_a_standard_normal():
@@ -130,7 +133,7 @@ def test_far_out_starts_are_forgotten(monkeypatch):
     start = 100.0 * torch.randn(256, 10)
     logs, _ = _tuned_log_lengths(ChEESHMC(step_size=0.1), Bowl(), start, 150)
     assert math.exp(sum(logs[100:]) / 50) == pytest.approx(_best_length(0.1), abs=0.1)
-    monkeypatch.setattr(_trajectory_length, "spread", lambda *_: 1.0)
+    monkeypatch.setattr(_trajectory_length, "spread", lambda *_: torch.tensor(1.0))
     logs, _ = _tuned_log_lengths(ChEESHMC(step_size=0.1), Bowl(), start, 150)
     assert math.exp(sum(logs[100:]) / 50) < 1.7
 
