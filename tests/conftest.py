@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyro_ebm.core import noise
+from pyro_ebm.potentials.graphs import onednn
 
 # At import already, so that constants of test modules and parameters of tests are float64 too.
 torch.set_default_dtype(torch.float64)
@@ -48,6 +49,12 @@ def _unchanged_defaults(_owned_randomness):
 def seeded_noise(monkeypatch):
     """Normal numbers that the step makes itself, as for many chains where that is fast."""
     monkeypatch.setattr(noise, "MANY", 1)
+
+
+@pytest.fixture
+def onednn_is_faster(monkeypatch):
+    """As on a processor with AVX-512; whether torch has it is another matter."""
+    monkeypatch.setattr(onednn, "has_avx512", lambda: True)
 
 
 @pytest.fixture(params=["drawn", "seeded"])

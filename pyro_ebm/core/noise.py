@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.core.positions import is_wide
+from pyro_ebm.core.processor import has_avx512
 
-MANY = 2**16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else sys.maxsize
+MANY = 2**16 if has_avx512() else sys.maxsize
 """Numbers from which on noise is a seed: torch draws on one core, at 2.6 nanoseconds a number.
 
 With fewer, thirty operations in place of one would matter to steps that are not compiled. Without

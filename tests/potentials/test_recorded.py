@@ -276,6 +276,7 @@ def test_gradients_of_wide_points_lie_in_rows():
     assert grad.stride() == q.stride()
 
 
+@pytest.mark.usefixtures("onednn_is_faster")
 def test_large_products_are_those_of_models():
     energy = MLPEnergy(6, hidden=(128, 128)).float()
     ours, q = recorded(EnergyPotential(energy)), torch.randn(128, 6, dtype=torch.float32)

@@ -200,6 +200,7 @@ def large_products(weight):
     pyro.sample("y", dist.Normal(z @ weight, 10.0).to_event(1), obs=weight.new_zeros(128))
 
 
+@pytest.mark.usefixtures("onednn_is_faster")
 def test_resumed_is_uninterrupted_with_large_products(tmp_path):
     weight = torch.randn(128, 128, dtype=torch.float32)
     with OperationLog() as log:
@@ -207,6 +208,7 @@ def test_resumed_is_uninterrupted_with_large_products(tmp_path):
     assert is_onednn_there() == ("product" in log.names)
 
 
+@pytest.mark.usefixtures("onednn_is_faster")
 def test_resumed_is_uninterrupted_on_a_network(tmp_path):
     """Recorded, its last bits are others than those of the energy as it is written."""
     network = MLPEnergy(3, hidden=(128, 128)).float()

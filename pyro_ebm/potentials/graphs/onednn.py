@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_ebm.core.processor import has_avx512
+
 
 def _product(one: Tensor, two: Tensor) -> Tensor:
     """``one @ two``: of torch's own name for it the compiler wants constants on the right."""
@@ -46,3 +48,12 @@ def is_onednn_there() -> bool:
     wanted = torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available()
     has_product = hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return bool(wanted and torch.backends.mkl.is_available() and has_product)
+
+
+def is_onednn_faster() -> bool:
+    """Whether it is there, and uses instructions that MKL leaves unused on AMD's processors.
+
+    1024 x 128 by 128 x 128 on one core: 90 billion operations a second by MKL and 200 by oneDNN
+    with AVX-512; 74 and 75 with AVX2, with which a call of oneDNN takes 40 microseconds more.
+    """
+    return is_onednn_there() and has_avx512()

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from pyro_ebm.core.positions import WIDE, laid_out
 from pyro_ebm.energies import MLPEnergy
 from pyro_ebm.potentials.energy import EnergyPotential
-from pyro_ebm.potentials.graphs import large_products
+from pyro_ebm.potentials.graphs import large_products, onednn
 from pyro_ebm.potentials.graphs.large_products import straighten_weights, use_onednn
 from pyro_ebm.potentials.graphs.onednn import BIASED_PRODUCT, PRODUCT, is_onednn_there
 from pyro_ebm.potentials.graphs.recording import OperationRecorder
@@ -31,7 +31,10 @@ def _randn(*shape, seed):
 WEIGHT, CHAINS = _randn(130, 140, seed=0), _randn(140, 128, seed=2)
 BIAS = _randn(130, seed=9)
 
-pytestmark = pytest.mark.skipif(not is_onednn_there(), reason="no oneDNN here")
+pytestmark = [
+    pytest.mark.skipif(not is_onednn_there(), reason="no oneDNN here"),
+    pytest.mark.usefixtures("onednn_is_faster"),
+]
 
 
 def _rewritten(function, x):
@@ -110,6 +113,11 @@ def test_who_wants_less_precision_gets_that_of_torch():
 @pytest.mark.parametrize("module", [torch.backends.mkldnn, torch.backends.mkl])
 def test_without_these_libraries_products_stay(module, monkeypatch):
     monkeypatch.setattr(module, "is_available", lambda: False)
+    assert _num_products(_rewritten(lambda x: WEIGHT @ x, CHAINS)) == 0
+
+
+def test_where_onednn_is_not_faster_products_stay(monkeypatch):
+    monkeypatch.setattr(onednn, "has_avx512", lambda: False)
     assert _num_products(_rewritten(lambda x: WEIGHT @ x, CHAINS)) == 0
 
 
