@@ -31,7 +31,7 @@ _OTHER_UNITS = 2.0
 """Factor by which a window may change a scale before lengths are taken to be in other units."""
 
 
-class Cloud(NamedTuple):
+class Centred(NamedTuple):
     """Chains as the criterion sees them: how far they are from their mean."""
 
     distance: Tensor
@@ -42,14 +42,14 @@ class Cloud(NamedTuple):
     """Of each chain in all averages, ``(C,)`` with the sum one."""
 
 
-def cloud(z: Tensor, weight: Tensor) -> Cloud:
-    """Chains at ``z`` ``(C, dim)``, weighted by ``weight`` ``(C,)``, some of it above zero."""
+def centred(z: Tensor, weight: Tensor) -> Centred:
+    """Chains at ``z`` ``(C, dim)``, weighted by ``weight`` ``(C,)``; NaN if all of it is zero."""
     share = weight / weight.sum()
     distance = z - share @ z
-    return Cloud(distance, dot64(distance, distance), share)
+    return Centred(distance, dot64(distance, distance), share)
 
 
-def criterion_gradient(start: Cloud, end: Cloud, velocity: Tensor) -> Tensor:
+def criterion_gradient(start: Centred, end: Centred, velocity: Tensor) -> Tensor:
     r"""Derivative of the criterion with respect to the trajectory length, a scalar.
 
     .. math:: \sum_c a_c (|\hat z'_c|^2 - |\hat z_c|^2) \hat z'_c \cdot v'_c / \sum_c a_c,
@@ -57,7 +57,7 @@ def criterion_gradient(start: Cloud, end: Cloud, velocity: Tensor) -> Tensor:
     with hats for the distance from the mean over the chains.
 
     Args:
-        start: Where the trajectories began, all weighted alike.
+        start: Where the trajectories began, :math:`z`, about their mean.
         end: Where they ended, :math:`z'`, weighted by their acceptance :math:`a`.
         velocity: Velocities there, ``(C, dim)``.
     """
@@ -65,7 +65,7 @@ def criterion_gradient(start: Cloud, end: Cloud, velocity: Tensor) -> Tensor:
     return (end.share * change * dot64(end.distance, velocity)).sum()
 
 
-def spread(start: Cloud, end: Cloud) -> Tensor:
+def spread(start: Centred, end: Centred) -> Tensor:
     r"""What the criterion would be, four times, if ends had nothing to do with starts; a scalar.
 
     .. math:: \mathrm{Var} |\hat z|^2 + \mathrm{Var} |\hat z'|^2
@@ -78,11 +78,11 @@ def spread(start: Cloud, end: Cloud) -> Tensor:
     return variances + (after - before).square()
 
 
-def _mean_squared(chains: Cloud) -> Tensor:
+def _mean_squared(chains: Centred) -> Tensor:
     return chains.share @ chains.squared
 
 
-def _variance(chains: Cloud, mean: Tensor) -> Tensor:
+def _variance(chains: Centred, mean: Tensor) -> Tensor:
     """Of the squared distances."""
     return chains.share @ (chains.squared - mean).square()
 
@@ -145,7 +145,7 @@ class TrajectoryLengthTuner:
 
     def _climb(self, kernel: Any, state: Any, info: Any) -> None:
         step_size = float(info.step_size[0])
-        gradient = _relative_gradient(kernel.scale, state, info, step_size)
+        gradient = relative_gradient(kernel.scale, state, info, step_size)
         if gradient is None:
             return
         self._log_length += self._update(gradient)
@@ -168,21 +168,25 @@ def _with_length(kernel: Any, log_length: float) -> Any:
     return dataclasses.replace(kernel, trajectory_length=math.exp(log_length))
 
 
-def _relative_gradient(
+def relative_gradient(
     scale: Tensor | None, state: Any, info: Any, step_size: float
 ) -> float | None:
-    """In units of the spread; None if no chain can tell, all rejected or all at one distance."""
+    """Derivative of the criterion with respect to the log of the length, in units of the spread.
+
+    None if no chain can tell, all rejected or all at one distance. All starts count alike, and
+    ends as much as they are accepted.
+    """
     weight = info.acceptance_rate
     # In float64, since fourth powers of what is far out are beyond float32.
     ends = (state.start.double(), state.end.position.double())
     start, end = (metric_of(scale, x).to_unit(x) for x in ends)
-    clouds = cloud(start, torch.ones_like(weight)), cloud(end, weight)
-    slope = criterion_gradient(*clouds, state.end.momentum)
-    # One transfer from the device.
-    told = torch.stack([weight.sum(), spread(*clouds), slope, info.n_steps[0].double()])
-    accepted, unit, gradient, num_steps = told.tolist()
-    # With respect to the log of the length of this trajectory, rounded up to whole steps.
-    return step_size * num_steps * gradient / unit if accepted > 0 and unit > 0 else None
+    chains = centred(start, torch.ones_like(weight)), centred(end, weight)
+    gradient = criterion_gradient(*chains, state.end.momentum)
+    # Together, since each transfer waits for the device.
+    told = torch.stack([spread(*chains), gradient, info.n_steps[0].double()])
+    unit, slope, num_steps = told.tolist()
+    # The length of this trajectory, rounded up to whole steps. The unit is NaN if all rejected.
+    return step_size * num_steps * slope / unit if unit > 0 else None
 
 
 def _widths(scale: Tensor) -> Tensor:

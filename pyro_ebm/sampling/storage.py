@@ -68,7 +68,7 @@ class DrawStorage:
         rows = self._rows_of(count, info.finished)
         positions[rows, self._chain] = state.position
         values = [value.double() for value in _of_draws(info).values()]
-        stats[rows, :, self._chain] = torch.stack(values).mT  # written as they lie
+        stats[rows, :, self._chain] = torch.stack(values).mT  # in the order of the storage
         return count + info.finished, rows
 
     def count_to(self, count: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from pyro_ebm import MCMC
 from pyro_ebm.core.checks import ModelError
 from pyro_ebm.energies import GaussianEnergy
 from pyro_ebm.kernels import ChEESHMC, _trajectory_length, chees
-from pyro_ebm.kernels._trajectory_length import UNIT_LENGTH, cloud, criterion_gradient, spread
+from pyro_ebm.kernels._trajectory_length import (
+    UNIT_LENGTH,
+    centred,
+    criterion_gradient,
+    relative_gradient,
+    spread,
+)
 from pyro_ebm.kernels.chees import next_halton
 from pyro_ebm.potentials.energy import EnergyPotential
 from tests.kernels.transitions import (
@@ -55,14 +62,14 @@ def _exact_flow(time):
 def test_criterion_gradient_on_the_exact_flow(time):
     """The criterion is ``d sin^2 t`` on a standard normal."""
     start, end, velocity, weight = _exact_flow(time)
-    gradient = criterion_gradient(cloud(start, weight), cloud(end, weight), velocity)
+    gradient = criterion_gradient(centred(start, weight), centred(end, weight), velocity)
     assert gradient.item() == pytest.approx(2 * math.sin(2 * time), abs=1e-12)
 
 
 def test_criterion_gradient_is_the_same_wherever_the_centre_is():
     start, end, velocity, weight = _exact_flow(0.7)
-    clouds = cloud(start + 3.0, weight), cloud(end - 2.0, weight)
-    gradient = criterion_gradient(*clouds, velocity)
+    chains = centred(start + 3.0, weight), centred(end - 2.0, weight)
+    gradient = criterion_gradient(*chains, velocity)
     assert gradient.item() == pytest.approx(2 * math.sin(1.4), abs=1e-10)
 
 
@@ -73,8 +80,33 @@ def test_spread_is_that_of_starts_and_ends_that_know_nothing_of_each_other():
     # Squares 1, 1, 4 about the mean 1; squares 4 (twice) and 16 about the mean 1.
     pairs = [(before, after) for before in (1.0, 1.0, 4.0) for after in (4.0, 4.0, 16.0)]
     wanted = sum((after - before) ** 2 for before, after in pairs) / 9
-    clouds = cloud(start, torch.ones(3)), cloud(end, weight)
-    assert spread(*clouds).item() == pytest.approx(wanted)
+    chains = centred(start, torch.ones(3)), centred(end, weight)
+    assert spread(*chains).item() == pytest.approx(wanted)
+
+
+def _trajectory(start, end, weight):
+    """Three chains after four steps, ``start`` and ``end`` in units of a half."""
+    momentum = torch.tensor([[1.0], [-2.0], [0.5]])
+    phase = SimpleNamespace(position=2.0 * torch.tensor(end), momentum=momentum)
+    state = SimpleNamespace(start=2.0 * torch.tensor(start), end=phase)
+    return state, SimpleNamespace(
+        acceptance_rate=torch.tensor(weight), n_steps=torch.tensor([4] * 3)
+    )
+
+
+def test_starts_count_alike_and_ends_as_they_are_accepted():
+    trajectory = _trajectory([[0.0], [0.0], [3.0]], [[-1.0], [5.0], [100.0]], [1.0, 0.5, 0.0])
+    # Distances of the first two ends -2 and 4 with squares 4 and 16, of their starts 1 and 1.
+    slope = (2 / 3) * (4 - 1) * (-2 * 1.0) + (1 / 3) * (16 - 1) * (4 * -2.0)
+    unit = 2 + 32 + (8 - 2) ** 2  # variances of 1, 1, 4 and of 4, 4, 16, and means 2 and 8
+    gradient = relative_gradient(torch.tensor([2.0]), *trajectory, step_size=0.1)
+    assert gradient == pytest.approx(0.4 * slope / unit)
+
+
+@pytest.mark.parametrize("weight", [[0.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+def test_chains_that_are_all_rejected_or_at_one_distance_tell_nothing(weight):
+    trajectory = _trajectory([[1.0], [1.0], [1.0]], [[1.0], [1.0], [1.0]], weight)
+    assert relative_gradient(None, *trajectory, step_size=0.1) is None
 
 
 def test_unit_length_is_the_best_for_a_standard_normal():
