@@ -206,6 +206,7 @@ def _made_by() -> Fingerprint:
         "torch": str(torch.__version__),
         "pyro_ebm": _own_version(),
         "the number of threads": str(torch.get_num_threads()),
+        "the instructions of the processor": torch.backends.cpu.get_cpu_capability(),
     }
 
 

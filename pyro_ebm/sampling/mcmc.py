@@ -167,8 +167,8 @@ class MCMC:
     ) -> MCMC:
         """A run that was saved, to be continued with ``run(...)`` on the same arguments.
 
-        What follows is the same to the bit as without the stop, on the same versions, threads
-        and device. A run that saved itself as it went goes on doing so, into the same file.
+        What follows is the same to the bit as without the stop, on the same versions, threads,
+        processor and device. A run that saved itself goes on doing so, into the same file.
 
         Args:
             path: File written by :meth:`save` or by ``checkpoint=``.
