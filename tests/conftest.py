@@ -57,6 +57,12 @@ def onednn_is_faster(monkeypatch):
     monkeypatch.setattr(onednn, "has_avx512", lambda: True)
 
 
+@pytest.fixture(params=[True, False], ids=["oneDNN", "BLAS"])
+def either_product(request, monkeypatch):
+    """Large products as on processors with and without AVX-512."""
+    monkeypatch.setattr(onednn, "has_avx512", lambda: request.param)
+
+
 @pytest.fixture(params=["drawn", "seeded"])
 def either_noise(request):
     """These, and numbers that are drawn before the step."""

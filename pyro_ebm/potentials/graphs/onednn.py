@@ -54,6 +54,7 @@ def is_onednn_faster() -> bool:
     """Whether it is there, and uses instructions that MKL leaves unused on AMD's processors.
 
     1024 x 128 by 128 x 128 on one core: 90 billion operations a second by MKL and 200 by oneDNN
-    with AVX-512; 74 and 75 with AVX2, with which a call of oneDNN takes 40 microseconds more.
+    with AVX-512; 75 by either with AVX2, with which a call of oneDNN takes 40 microseconds more.
+    On Intel's with AVX-512 the two have not been compared.
     """
     return is_onednn_there() and has_avx512()
