@@ -121,6 +121,7 @@ def _worst_r_hat(jitter):
     return float(np.max(az.rhat(az.convert_to_dataset(squares))["x"].values))
 
 
+@pytest.mark.slow
 def test_jitter_breaks_resonance():
     """Without it the trajectories come back to where they began, and chains never mix.
 

@@ -94,7 +94,7 @@ class PressedAt:
 
 @pytest.mark.usefixtures("either_noise")
 @every_kernel
-@pytest.mark.parametrize("before_end", [0, 3])
+@pytest.mark.parametrize("before_end", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_interrupted_and_continued_is_uninterrupted(kernel, before_end, tmp_path, monkeypatch):
     count = PressedAt(0, monkeypatch)
     whole = _run(kernel(ENERGY), 40)

@@ -89,7 +89,7 @@ def test_graphs_of_the_other_kernels(cls, interpreted):
 
 FIXED = {
     "tempered": lambda target: ReplicaExchange(MALA(target, step_size=0.1), num_replicas=2),
-    "tempered trees": lambda target: ReplicaExchange(NUTS(target, step_size=0.1), num_replicas=2),
+    "tempered trees": lambda target: ReplicaExchange(NUTS(target, step_size=0.5), num_replicas=2),
     "annealed": lambda target: AnnealedLangevin(
         target,
         step_size=0.1,
